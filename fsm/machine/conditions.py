@@ -1,0 +1,334 @@
+"""The conditions that ``states.yaml`` may name: pure predicates over an observation.
+
+A condition reads either the two hosts or the engine's own facts, never both. That split is enforced by what
+each function is given, and it is what lets ``space`` enumerate all observations instead of sampling them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from attrs import frozen
+
+from fsm.machine.observation import (
+    Activity,
+    Domain,
+    DomainState,
+    Engine,
+    Host,
+    Job,
+    Layer,
+    Observation,
+    Preflight,
+)
+
+# libvirt's reasons of a source instance that has handed its memory over: it must never run again.
+HANDED_OVER = frozenset({"migration", "postcopy", "postcopy-failed"})
+# libvirt's reasons of a destination instance that still waits for its memory.
+INCOMING = frozenset({"migration", "starting-up"})
+
+
+class Reads(StrEnum):
+    """Which half of an observation a condition depends on."""
+
+    HOSTS = "hosts"
+    ENGINE = "engine"
+
+
+@frozen
+class Condition:
+    """A named predicate; ``meaning`` is the sentence that documents it."""
+
+    name: str
+    meaning: str
+    reads: Reads
+    holds: Callable[[Observation], bool]
+
+
+_registry: dict[str, Condition] = {}
+CONDITIONS: Mapping[str, Condition] = MappingProxyType(_registry)
+
+
+def _register(function: Callable[..., bool], reads: Reads, holds: Callable[[Observation], bool]) -> None:
+    name = function.__name__.replace("_", "-")
+    if name in _registry:
+        raise ValueError(f"condition {name!r} is defined twice")
+    _registry[name] = Condition(name, (function.__doc__ or "").strip(), reads, holds)
+
+
+def _of_hosts(function: Callable[[Host, Host], bool]) -> Callable[[Host, Host], bool]:
+    _register(function, Reads.HOSTS, lambda seen: function(seen.source, seen.destination))
+    return function
+
+
+def _of_engine(function: Callable[[Engine], bool]) -> Callable[[Engine], bool]:
+    _register(function, Reads.ENGINE, lambda seen: function(seen.engine))
+    return function
+
+
+def _active(host: Host) -> Domain | None:
+    """The domain if it is known to have a QEMU process on this host."""
+    return host.domain if host.domain is not None and host.domain.active else None
+
+
+def _handed_over(domain: Domain) -> bool:
+    return domain.state is DomainState.PAUSED and domain.reason in HANDED_OVER
+
+
+def _incoming(domain: Domain) -> bool:
+    """The instance waits for a migration into it and has not been started yet."""
+    waits = domain.state is DomainState.PAUSED and domain.reason in INCOMING
+    return waits or domain.job is Job.MIGRATION_IN
+
+
+def _layers(host: Host) -> frozenset[Layer]:
+    return frozenset(disk.layer for disk in host.domain.disks) if host.domain else frozenset()
+
+
+def _on_overlay(host: Host) -> bool:
+    """Something is left to commit, and nothing foreign is in the way."""
+    layers = _layers(host)
+    return Layer.OVERLAY in layers and Layer.FOREIGN not in layers
+
+
+def _on_base(host: Host) -> bool:
+    disks = host.domain.disks if host.domain else ()
+    return _layers(host) == {Layer.BASE} and all(disk.block_job is None for disk in disks)
+
+
+def _owned_by_source(source: Host, destination: Host) -> bool:
+    domain = source.domain
+    if domain is None or domain.job is not Job.NONE:
+        return False
+    seen_absent = destination.reachable and destination.domain is None
+    if not _handed_over(domain):
+        return seen_absent or destination.fenced
+    # A paused source may take over only where the destination was seen to have nothing: one that is merely
+    # attested to be off may have run, and acknowledged writes, before it went.
+    return seen_absent and domain.reason == "migration"
+
+
+def _owned_by_destination(source: Host, destination: Host) -> bool:
+    there, here = destination.domain, _active(source)
+    source_known = source.fenced or source.reachable
+    return there is not None and not _incoming(there) and source_known and here is None
+
+
+@_of_hosts
+def source_unknown(source: Host, _destination: Host) -> bool:
+    """The source can't be reached and nobody has attested that it is off."""
+    return not source.reachable and not source.fenced
+
+
+@_of_hosts
+def destination_unknown(_source: Host, destination: Host) -> bool:
+    """The destination can't be reached and nobody has attested that it is off."""
+    return not destination.reachable and not destination.fenced
+
+
+@_of_hosts
+def source_known(source: Host, _destination: Host) -> bool:
+    """The source was read, or is attested to be off."""
+    return source.reachable or source.fenced
+
+
+@_of_hosts
+def destination_known(_source: Host, destination: Host) -> bool:
+    """The destination was read, or is attested to be off."""
+    return destination.reachable or destination.fenced
+
+
+@_of_hosts
+def source_active(source: Host, _destination: Host) -> bool:
+    """The source has a QEMU process of the domain that may go on: running, or paused by its user."""
+    domain = _active(source)
+    return domain is not None and not _handed_over(domain)
+
+
+@_of_hosts
+def source_stopped(source: Host, _destination: Host) -> bool:
+    """The domain is defined at the source and shut off."""
+    return source.domain is not None and not source.domain.active
+
+
+@_of_hosts
+def source_migrating(source: Host, _destination: Host) -> bool:
+    """A migration job runs at the source."""
+    domain = _active(source)
+    return domain is not None and domain.job is Job.MIGRATION_OUT
+
+
+@_of_hosts
+def source_on_overlay(source: Host, _destination: Host) -> bool:
+    """At the source some disk is on its overlay and none on a foreign layer."""
+    return _on_overlay(source)
+
+
+@_of_hosts
+def source_on_base(source: Host, _destination: Host) -> bool:
+    """At the source every disk is on its base alone and no block job is left."""
+    return _on_base(source)
+
+
+@_of_hosts
+def source_untangled(source: Host, _destination: Host) -> bool:
+    """At the source every disk is on its base or on our overlay: no layer is there that we did not make."""
+    return source.domain is not None and Layer.FOREIGN not in _layers(source)
+
+
+@_of_hosts
+def source_foreign(source: Host, _destination: Host) -> bool:
+    """At the source some disk is on a layer that this migration did not make."""
+    return Layer.FOREIGN in _layers(source)
+
+
+@_of_hosts
+def source_off_overlay(source: Host, _destination: Host) -> bool:
+    """The source is known, and no disk there is on our overlay or on a layer that may hide it."""
+    known = source.reachable or source.fenced
+    return known and _layers(source) <= {Layer.BASE}
+
+
+@_of_hosts
+def destination_untangled(_source: Host, destination: Host) -> bool:
+    """At the destination every disk is on its base or on our overlay."""
+    return destination.domain is not None and Layer.FOREIGN not in _layers(destination)
+
+
+@_of_hosts
+def destination_foreign(_source: Host, destination: Host) -> bool:
+    """At the destination some disk is on a layer that this migration did not make."""
+    return Layer.FOREIGN in _layers(destination)
+
+
+@_of_hosts
+def destination_on_base(_source: Host, destination: Host) -> bool:
+    """At the destination every disk is on its base alone and no block job is left."""
+    return _on_base(destination)
+
+
+@_of_hosts
+def destination_absent(_source: Host, destination: Host) -> bool:
+    """The destination has no such domain, or is attested to be off."""
+    return destination.fenced or (destination.reachable and destination.domain is None)
+
+
+@_of_hosts
+def owned_by_source(source: Host, destination: Host) -> bool:
+    """The domain is at the source alone, without a job, and was not handed over."""
+    return _owned_by_source(source, destination)
+
+
+@_of_hosts
+def owned_by_destination(source: Host, destination: Host) -> bool:
+    """The domain has arrived at the destination and the source is known to have no instance of it."""
+    return _owned_by_destination(source, destination)
+
+
+@_of_hosts
+def source_superseded(source: Host, destination: Host) -> bool:
+    """The source is paused after handing over, its job is done, and the destination has the domain."""
+    # Whether it still runs there does not matter: it may have run, and acknowledged writes.
+    here, there = _active(source), destination.domain
+    return (
+        here is not None
+        and _handed_over(here)
+        and here.job is Job.NONE
+        and there is not None
+        and not _incoming(there)
+        and there.job is Job.NONE
+    )
+
+
+@_of_hosts
+def both_run(source: Host, destination: Host) -> bool:
+    """Both hosts have an instance that may write, and no migration job explains it: split brain."""
+    here, there = _active(source), _active(destination)
+    return (
+        here is not None
+        and there is not None
+        and here.job is not Job.MIGRATION_OUT
+        and not _incoming(there)
+        and not _handed_over(here)
+    )
+
+
+@_of_hosts
+def domain_missing(source: Host, destination: Host) -> bool:
+    """Both hosts are known and neither has the domain."""
+    known = (source.reachable or source.fenced) and (destination.reachable or destination.fenced)
+    return known and source.domain is None and destination.domain is None
+
+
+@_of_engine
+def preflight_passed(engine: Engine) -> bool:
+    """Preflight has found nothing against the migration."""
+    return engine.preflight is Preflight.PASSED
+
+
+@_of_engine
+def preflight_not_passed(engine: Engine) -> bool:
+    """Preflight has not passed, so nothing was touched."""
+    return engine.preflight is not Preflight.PASSED
+
+
+@_of_engine
+def preflight_refused(engine: Engine) -> bool:
+    """Preflight has found a reason against the migration."""
+    return engine.preflight is Preflight.REFUSED
+
+
+@_of_engine
+def copies_verified(engine: Engine) -> bool:
+    """Every base was copied, made durable and compared with its original."""
+    return engine.copies_verified
+
+
+@_of_engine
+def transfer_begun(engine: Engine) -> bool:
+    """libvirt was asked to migrate at least once: the destination may have the domain."""
+    return engine.transfer_begun
+
+
+@_of_engine
+def transfer_not_begun(engine: Engine) -> bool:
+    """libvirt was never asked to migrate: the destination can't have the domain, reachable or not."""
+    return not engine.transfer_begun
+
+
+@_of_engine
+def activity_begun(engine: Engine) -> bool:
+    """The state's activity was begun during this stay, whatever became of it."""
+    return engine.activity is not Activity.NOT_BEGUN
+
+
+@_of_engine
+def step_failed(engine: Engine) -> bool:
+    """The last action or activity in this state failed."""
+    return engine.step_failed
+
+
+@_of_engine
+def attempts_exhausted(engine: Engine) -> bool:
+    """The last step failed and the state's retry policy has no attempt left."""
+    return engine.step_failed and not engine.attempts_left
+
+
+@_of_engine
+def overdue(engine: Engine) -> bool:
+    """The state's timeout has passed without progress."""
+    return engine.overdue
+
+
+@_of_engine
+def retry_due(engine: Engine) -> bool:
+    """The operator asked for another try, or the state's retry policy has come to one."""
+    return engine.retry_due
+
+
+@_of_engine
+def abort_requested(engine: Engine) -> bool:
+    """Somebody asked to abort the migration."""
+    return engine.abort_requested

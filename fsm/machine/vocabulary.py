@@ -1,0 +1,34 @@
+"""The names of actions and activities that ``states.yaml`` may use, and what each means.
+
+The machine only knows the names. The engine binds every one of them to an effect; a test compares the two.
+"""
+
+from __future__ import annotations
+
+# Run while a transition is taken; each is idempotent: "make it so".
+ACTIONS: dict[str, str] = {
+    "create-source-overlays": "put the temporary overlays over all migrated disks, atomically",
+    "save-bases": "record the bases' sizes and the snapshots' metadata, now that nothing can change them",
+    "create-copies": "create the files that the bases will be copied into, each as one hole",
+    "remove-source-overlays": "remove the overlay files at the source",
+    "create-destination-overlays": "create empty overlays on the copied bases at the destination",
+    "remove-destination-overlays": "remove the overlay files at the destination",
+    "remove-copies": "remove the copied bases at the destination, those that this migration created",
+    "forget-source-snapshots": "drop the snapshots' metadata at the source; the journal has it",
+    "restore-source-snapshots": "define the snapshots' metadata at the source again",
+    "restore-destination-snapshots": "define the snapshots' metadata at the destination",
+    "verify-destination-snapshots": "compare the snapshots at the destination with those recorded",
+    "resume-source": "resume the source instance if the failed migration left it paused",
+    "destroy-source-instance": "destroy the source instance that has handed its memory over",
+    "undefine-source": "undefine the shut-off domain that libvirt left at the source",
+    "release-pools": "put the storage pools of both hosts back as they were",
+}
+
+# Run while the machine is in a state; each can be taken over by another engine.
+ACTIVITIES: dict[str, str] = {
+    "preflight": "look for every reason against the migration, touching nothing",
+    "copy-bases": "copy the bases, make them durable and compare them with their originals",
+    "migrate": "libvirt's live migration of memory and overlays",
+    "commit-at-destination": "block-commit every overlay into its base at the destination",
+    "commit-at-source": "block-commit every overlay into its base at the source",
+}
