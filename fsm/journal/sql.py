@@ -1,0 +1,173 @@
+"""The journal in a relational database, written in SQLAlchemy Core so that the database is a URL away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from fsm.errors import BadInput, JournalCorrupt
+from fsm.journal import leases, rows, sqlite, tables
+from fsm.journal.port import DomainBusy, JournalUnavailable
+from fsm.journal.records import Asked, Data, Header, Lease, Record
+
+
+def open_journal(path: Path) -> SqlJournal:
+    """The journal in the SQLite file ``path``, made where it is missing. Raises ``JournalUnavailable``."""
+    return SqlJournal(sqlite.open_engine(path))
+
+
+class SqlJournal:
+    """A ``Journal`` on any database that SQLAlchemy reaches."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        with self._transaction() as connection:
+            tables.metadata.create_all(connection)
+
+    def create(self, header: Header) -> None:
+        """See ``Journal.create``."""
+        with self._transaction() as connection:
+            connection.execute(insert(tables.migrations).values(**rows.header_values(header)))
+
+    def claim(self, migration: str, domain_uuid: str) -> None:
+        """See ``Journal.claim``."""
+        with self._transaction() as connection:
+            self._header(connection, migration)
+            query = select(tables.claims.c.migration).where(tables.claims.c.domain_uuid == domain_uuid)
+            holder = connection.execute(query).scalar()
+            if holder not in (None, migration):
+                raise _busy(domain_uuid, f"the unfinished migration {holder}")
+            if holder is None:
+                try:
+                    connection.execute(
+                        insert(tables.claims).values(domain_uuid=domain_uuid, migration=migration)
+                    )
+                except IntegrityError as error:
+                    # On a database that lets two writers look at once, the other one was faster.
+                    raise _busy(domain_uuid, "a migration that has just begun") from error
+            self._update(connection, migration, {"domain_uuid": domain_uuid})
+
+    def append(
+        self,
+        migration: str,
+        record: Record,
+        *,
+        final: bool = False,
+        lease: Lease | None = None,
+        answers: int | None = None,
+    ) -> Record:
+        """See ``Journal.append``."""
+        with self._transaction() as connection:
+            if lease is not None:
+                leases.check(connection, lease)
+            if answers is not None:
+                leases.answer(connection, answers)
+            last = select(func.max(tables.records.c.sequence)).where(tables.records.c.migration == migration)
+            sequence = (connection.execute(last).scalar() or 0) + 1
+            written = evolve(record, sequence=sequence, at=record.at or datetime.now(UTC))
+            header = self._header(connection, migration).after(written, final=final)
+            connection.execute(
+                insert(tables.records).values(migration=migration, **rows.record_values(written))
+            )
+            self._update(connection, migration, rows.header_values(header))
+            if final:
+                leases.forget_requests(connection, migration)
+                connection.execute(delete(tables.claims).where(tables.claims.c.migration == migration))
+        return written
+
+    def header(self, migration: str) -> Header:
+        """See ``Journal.header``."""
+        with self._transaction() as connection:
+            return self._header(connection, migration)
+
+    def headers(self, *, unfinished: bool = False) -> Sequence[Header]:
+        """See ``Journal.headers``."""
+        query = select(tables.migrations).order_by(tables.migrations.c.created, tables.migrations.c.migration)
+        if unfinished:
+            query = query.where(tables.migrations.c.final.is_(False))
+        with self._transaction() as connection:
+            return [rows.header(row) for row in connection.execute(query)]
+
+    def records(self, migration: str) -> Sequence[Record]:
+        """See ``Journal.records``."""
+        query = (
+            select(tables.records)
+            .where(tables.records.c.migration == migration)
+            .order_by(tables.records.c.sequence)
+        )
+        with self._transaction() as connection:
+            self._header(connection, migration)
+            return [rows.record(row) for row in connection.execute(query)]
+
+    def beat(self, holder: str, expires: datetime) -> None:
+        """See ``Journal.beat``."""
+        with self._transaction() as connection:
+            leases.beat(connection, holder, expires)
+
+    def acquire(self, migration: str, holder: str, is_dead: Callable[[str], bool]) -> Lease:
+        """See ``Journal.acquire``."""
+        with self._transaction() as connection:
+            self._header(connection, migration)
+            return leases.acquire(connection, migration, holder, is_dead)
+
+    def release(self, lease: Lease) -> None:
+        """See ``Journal.release``."""
+        with self._transaction() as connection:
+            leases.release(connection, lease)
+
+    def ask(self, migration: str, name: str, data: Data) -> None:
+        """See ``Journal.ask``."""
+        with self._transaction() as connection:
+            self._header(connection, migration)
+            leases.ask(connection, migration, name, data)
+
+    def asked(self) -> Sequence[Asked]:
+        """See ``Journal.asked``."""
+        with self._transaction() as connection:
+            return leases.asked(connection)
+
+    def close(self) -> None:
+        """See ``Journal.close``."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            message = f"journal {self._engine.url.render_as_string()}: {error.orig}"
+            if sqlite.is_corruption(error.orig):
+                raise JournalCorrupt(message, remedy="name another journal, or restore this one") from error
+            raise JournalUnavailable(
+                message,
+                remedy="check the journal's disk and permissions; nothing is done to a host meanwhile",
+            ) from error
+        except SQLAlchemyError as error:
+            raise JournalUnavailable(f"journal {self._engine.url.render_as_string()}: {error}") from error
+
+    def _header(self, connection: Connection, migration: str) -> Header:
+        query = select(tables.migrations).where(tables.migrations.c.migration == migration)
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise BadInput(f"no migration {migration!r} in this journal", remedy="`fsm list` names them all")
+        return rows.header(row)
+
+    def _update(self, connection: Connection, migration: str, values: dict[str, Any]) -> None:
+        connection.execute(
+            update(tables.migrations).where(tables.migrations.c.migration == migration).values(**values)
+        )
+
+
+def _busy(domain_uuid: str, holder: str) -> DomainBusy:
+    return DomainBusy(
+        f"domain {domain_uuid} is taken by {holder}",
+        remedy="`fsm list` and `fsm show ID` tell how it stands; wait for its end",
+    )
