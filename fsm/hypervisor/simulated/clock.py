@@ -1,0 +1,51 @@
+"""Simulated time: seconds that pass because somebody waits, not because the real ones do."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+class SimulatedClock:
+    """Fits where the engine takes a clock.
+
+    Whoever waits for ``s`` seconds gives other tasks a turn; then it is at least ``s`` later than when they
+    began to wait. Tasks that wait at the same time thus wait side by side and not one after the other.
+    """
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def monotonic_s(self) -> float:
+        """Simulated seconds since the world began."""
+        return self._now_s
+
+    def now(self) -> datetime:
+        """The simulated time of day."""
+        return _EPOCH + timedelta(seconds=self._now_s)
+
+    def spread(self) -> float:
+        """No chance here: always the middle."""
+        return 0.0
+
+    def pass_until(self, moment_s: float) -> None:
+        """Let time pass until ``moment_s``, unless it is later already."""
+        self._now_s = max(self._now_s, moment_s)
+
+    async def sleep(self, seconds: float) -> None:
+        """Let other tasks have a turn, then be ``seconds`` later."""
+        until_s = self._now_s + seconds
+        await asyncio.sleep(0)
+        self.pass_until(until_s)
+
+    async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
+        """Wait until ``event`` is set, at most ``timeout_s`` simulated seconds; whether it is set."""
+        if event.is_set():
+            return True
+        until_s = self._now_s + timeout_s
+        await asyncio.sleep(0)
+        if not event.is_set():
+            self.pass_until(until_s)
+        return event.is_set()

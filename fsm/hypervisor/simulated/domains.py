@@ -1,0 +1,198 @@
+"""Domains: their definitions, processes and overlays; what the calls of one host do to them.
+
+Each function is one step of one libvirtd and either changes the state or raises ``Denied`` without having
+changed anything. The messages are libvirt's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from fsm.hypervisor import domain_xml
+from fsm.hypervisor.simulated import documents, instances, migration
+from fsm.hypervisor.simulated.state import (
+    PAGE,
+    Denied,
+    DomainRecord,
+    HostState,
+    Instance,
+    Missing,
+    WorldState,
+    active,
+    domain_record,
+    idle,
+)
+from fsm.hypervisor.values import DiskFacts, DomainFacts
+from fsm.machine.observation import BlockJob, DomainState, Job
+
+
+def resolve(host: HostState, text: str) -> str:
+    """The UUID of the domain with this name or UUID."""
+    if text.lower() in host.domains:
+        return text.lower()
+    for record in host.domains.values():
+        if record.name == text:
+            return record.uuid
+    raise Missing(f"there is no domain {text!r}")
+
+
+def facts(host: HostState, uuid: str) -> DomainFacts | None:
+    """The domain as its libvirtd tells of it."""
+    record = host.domains.get(uuid)
+    if record is None:
+        return None
+    instance = record.instance
+    described = documents.disks(instance.xml if instance else record.definition or "")
+    return DomainFacts(
+        uuid=uuid,
+        name=record.name,
+        state=instance.state if instance else DomainState.SHUT_OFF,
+        reason=instance.reason if instance else record.stopped,
+        persistent=record.definition is not None,
+        job=_job(instance),
+        disks=tuple(_live(disk, instance) for disk in described) if instance else described,
+        snapshots=tuple(record.snapshots),
+        current_snapshot=record.current,
+        disk_errors=tuple(_disk_errors(instance)),
+    )
+
+
+def _job(instance: Instance | None) -> Job:
+    if instance is None:
+        return Job.NONE
+    if instance.incoming_from:
+        return Job.MIGRATION_IN
+    return Job.MIGRATION_OUT if instance.migration is not None else Job.NONE
+
+
+def _live(described: DiskFacts, instance: Instance) -> DiskFacts:
+    disk = instance.disks.get(described.target)
+    if disk is None:
+        return described
+    job = disk.commit
+    return attrs.evolve(
+        described,
+        chain=tuple(path for path, _ in disk.layers),
+        formats=tuple(image_format for _, image_format in disk.layers),
+        block_job=None if job is None else _block_job(job.ready, job.done_blocks, job.total_blocks),
+    )
+
+
+def _block_job(ready: bool, done: int, total: int) -> BlockJob:  # noqa: FBT001  # a field's value
+    return BlockJob("active-commit", ready, done * PAGE, total * PAGE)
+
+
+def _disk_errors(instance: Instance | None) -> Iterator[tuple[str, str]]:
+    for disk in instance.disks.values() if instance else ():
+        if disk.error:
+            yield disk.target, disk.error
+
+
+def current_xml(host: HostState, uuid: str) -> str:
+    """The XML of the running, else the defined domain."""
+    record = domain_record(host, uuid)
+    return documents.live(record.instance) if record.instance else record.definition or ""
+
+
+def persistent_xml(host: HostState, uuid: str) -> str:
+    """The definition; that of a transient domain is what runs."""
+    record = domain_record(host, uuid)
+    return record.definition if record.definition is not None else current_xml(host, uuid)
+
+
+def objections(host: HostState, text: str) -> tuple[str, ...]:
+    """Why this host could not run the domain."""
+    machine = domain_xml.platform(text).machine
+    if host.machines and machine not in host.machines:
+        return (f"the emulator does not support machine type '{machine}'",)
+    return ()
+
+
+def define(state: WorldState, host: HostState, text: str) -> DomainRecord:
+    """Define a domain, or change its definition."""
+    uuid = domain_xml.uuid(text)
+    record = host.domains.setdefault(uuid, DomainRecord(uuid, domain_xml.name(text)))
+    record.definition = text
+    state.touch(host, uuid)
+    return record
+
+
+# Life
+
+
+def start_paused(state: WorldState, host: HostState, uuid: str) -> None:
+    """Start the defined domain with its CPUs stopped."""
+    record = domain_record(host, uuid)
+    if record.instance is not None:
+        return
+    text = record.definition or ""
+    disks = instances.open_disks(state, host, text)
+    instance = Instance(text, DomainState.PAUSED, "user", disks)
+    instances.take_locks(state, host, uuid, instances.writable(instance))
+    record.instance = instance
+    state.touch(host, uuid)
+
+
+def resume(state: WorldState, host: HostState, uuid: str) -> None:
+    """Let the guest's CPUs run."""
+    _, instance = active(host, uuid)
+    if instance.running:
+        return
+    idle(instance)
+    if instance.state is DomainState.CRASHED:
+        raise Denied("internal error: unable to execute QEMU command 'cont': Resetting the VM is required")
+    instance.state, instance.reason = DomainState.RUNNING, "unpaused"
+    for disk in instance.disks.values():
+        disk.error = ""
+    state.touch(host, uuid)
+
+
+def pause(state: WorldState, host: HostState, uuid: str, reason: str = "user") -> None:
+    """Stop the guest's CPUs."""
+    _, instance = active(host, uuid)
+    if instance.running:
+        instance.state, instance.reason = DomainState.PAUSED, reason
+        state.touch(host, uuid)
+
+
+def destroy(state: WorldState, host: HostState, uuid: str) -> None:
+    """Stop the domain's process; nothing happens when it has none."""
+    record = host.domains.get(uuid)
+    if record is not None and record.instance is not None:
+        stop(state, host, uuid, "destroyed")
+
+
+def stop(state: WorldState, host: HostState, uuid: str, reason: str) -> None:
+    """End the domain's process for whatever reason; a transient domain vanishes with it."""
+    record, instance = active(host, uuid)
+    if instance.ghost:
+        raise Denied("Timed out during operation: cannot acquire state change lock")
+    if instance.incoming_from:
+        migration.fail(state, uuid, "operation failed: the destination's QEMU ended unexpectedly")
+        return
+    if instance.migration is not None:
+        migration.fail(state, uuid, "operation failed: domain is not running")
+    record.instance = None
+    record.stopped = reason
+    state.drop_idle_jobs(uuid, host)
+    if record.definition is None:
+        del host.domains[uuid]
+    state.touch(host, uuid)
+
+
+def undefine(state: WorldState, host: HostState, uuid: str) -> None:
+    """Remove a shut-off domain's definition; nothing happens when there is none."""
+    record = host.domains.get(uuid)
+    if record is None:
+        return
+    if record.instance is not None:
+        raise Denied(f"domain {uuid} is active, so its definition is not removed")
+    if record.snapshots:
+        raise Denied(
+            "Requested operation is not valid: cannot delete inactive domain with "
+            f"{len(record.snapshots)} snapshots"
+        )
+    del host.domains[uuid]
+    state.touch(host, uuid)

@@ -1,0 +1,236 @@
+"""The asynchronous port to a simulated host: each method passes one function of the state to the core."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from attrs import define, field
+
+from fsm.errors import HostError, OutcomeUnknown
+from fsm.hypervisor.port import Storage, Watch
+from fsm.hypervisor.simulated import commit, domains, migration
+from fsm.hypervisor.simulated import overlays as layering
+from fsm.hypervisor.simulated import snapshots as metadata
+from fsm.hypervisor.simulated.core import Pace, WorldCore
+from fsm.hypervisor.simulated.faults import When
+from fsm.hypervisor.simulated.state import HostState, MigrationJob, WorldState
+from fsm.hypervisor.simulated.storage import SimulatedStorage
+from fsm.hypervisor.values import (
+    DomainFacts,
+    HostIdentity,
+    JobProgress,
+    MigrationRequest,
+    Overlay,
+    SnapshotMetadata,
+)
+
+T = TypeVar("T")
+
+_LONGEST_MIGRATION = 10_000_000
+_STEP_S = commit.STEP_S
+
+
+@define(eq=False)
+class SimulatedHost:
+    """See ``fsm.hypervisor.port.Host``."""
+
+    uri: str
+    _core: WorldCore
+    storage: Storage = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.storage = SimulatedStorage(self.uri, self._core)
+
+    async def _call(
+        self, name: str, arguments: tuple[object, ...], effect: Callable[[WorldState, HostState], T]
+    ) -> T:
+        # Others get a turn on both sides of the effect: calls over a network are no single moment, and a
+        # task may be cancelled before or after what it asked for was done.
+        await asyncio.sleep(0)
+        result = self._core.perform(self.uri, name, arguments, effect)
+        await asyncio.sleep(0)
+        return result
+
+    async def identity(self) -> HostIdentity:
+        """See the port."""
+        return await self._call("identity", (), lambda _, host: _identity(host))
+
+    async def resolve(self, domain: str) -> str:
+        """See the port."""
+        return await self._call("resolve", (domain,), lambda _, host: domains.resolve(host, domain))
+
+    async def domain(self, uuid: str) -> DomainFacts | None:
+        """See the port. A look is a step of the domain's jobs."""
+        self._core.look(uuid)
+        return await self._call("domain", (uuid,), lambda _, host: domains.facts(host, uuid))
+
+    async def domain_xml(self, uuid: str) -> str:
+        """See the port."""
+        return await self._call("domain_xml", (uuid,), lambda _, host: domains.current_xml(host, uuid))
+
+    async def persistent_xml(self, uuid: str) -> str:
+        """See the port."""
+        return await self._call("persistent_xml", (uuid,), lambda _, host: domains.persistent_xml(host, uuid))
+
+    async def objections(self, domain_xml: str) -> tuple[str, ...]:
+        """See the port."""
+        return await self._call(
+            "objections", (domain_xml,), lambda _, host: domains.objections(host, domain_xml)
+        )
+
+    async def snapshots(self, uuid: str) -> tuple[SnapshotMetadata, ...]:
+        """See the port."""
+        return await self._call("snapshots", (uuid,), lambda _, host: metadata.listed(host, uuid))
+
+    async def create_overlays(self, uuid: str, overlays: Sequence[Overlay]) -> None:
+        """See the port."""
+        wanted = tuple(overlays)
+        await self._call(
+            "create_overlays",
+            (uuid, wanted),
+            lambda state, host: layering.create(state, host, uuid, wanted),
+        )
+
+    async def forget_snapshots(self, uuid: str, names: Sequence[str]) -> None:
+        """See the port."""
+        wanted = tuple(names)
+        await self._call(
+            "forget_snapshots",
+            (uuid, wanted),
+            lambda state, host: metadata.forget(state, host, uuid, wanted),
+        )
+
+    async def define_snapshots(self, uuid: str, snapshots: Sequence[SnapshotMetadata]) -> None:
+        """See the port."""
+        wanted = tuple(snapshots)
+        await self._call(
+            "define_snapshots",
+            (uuid, wanted),
+            lambda state, host: metadata.define(state, host, uuid, wanted),
+        )
+
+    async def migrate(self, uuid: str, request: MigrationRequest) -> None:
+        """See the port. The migration goes on when the awaiting task has gone, as others look at it."""
+        await asyncio.sleep(0)
+        with self._core.passing(self.uri, "migrate", (uuid, request)) as call:
+            with self._core.changing() as state:
+                job = migration.begin(state, call.enter(), uuid, request)
+                call.leave(When.DURING)
+            await self._until_ended(uuid, job)
+            call.leave()
+
+    async def _until_ended(self, uuid: str, job: MigrationJob) -> None:
+        for _ in range(_LONGEST_MIGRATION):
+            if job.ended or not self._core.reaches(self.uri):
+                break
+            await self._core.turn(self.uri, uuid, None)
+        if job.lost or not job.ended:
+            raise OutcomeUnknown("the connection broke", host=self.uri, call="migrate")
+        if job.failure:
+            raise HostError(job.failure, host=self.uri, call="migrate")
+
+    async def migration_progress(self, uuid: str) -> JobProgress | None:
+        """See the port. A look is a step of the domain's jobs."""
+        self._core.look(uuid)
+        return await self._call("migration_progress", (uuid,), lambda _, host: migration.progress(host, uuid))
+
+    async def abort_job(self, uuid: str) -> None:
+        """See the port."""
+        await self._call("abort_job", (uuid,), lambda state, host: migration.abort(state, host, uuid))
+
+    async def start_commit(self, uuid: str, overlay: Overlay, bandwidth_mib_per_s: int = 0) -> None:
+        """See the port."""
+        await self._call(
+            "start_commit",
+            (uuid, overlay, bandwidth_mib_per_s),
+            lambda state, host: commit.start(state, host, uuid, overlay, bandwidth_mib_per_s),
+        )
+
+    async def pivot(self, uuid: str, target: str) -> None:
+        """See the port."""
+        await self._call("pivot", (uuid, target), lambda state, host: commit.pivot(state, host, uuid, target))
+
+    async def cancel_block_job(self, uuid: str, target: str) -> None:
+        """See the port."""
+        await self._call(
+            "cancel_block_job", (uuid, target), lambda state, host: commit.cancel(state, host, uuid, target)
+        )
+
+    async def start_paused(self, uuid: str) -> None:
+        """See the port."""
+        await self._call("start_paused", (uuid,), lambda state, host: domains.start_paused(state, host, uuid))
+
+    async def resume(self, uuid: str) -> None:
+        """See the port."""
+        await self._call("resume", (uuid,), lambda state, host: domains.resume(state, host, uuid))
+
+    async def destroy(self, uuid: str) -> None:
+        """See the port."""
+        await self._call("destroy", (uuid,), lambda state, host: domains.destroy(state, host, uuid))
+
+    async def undefine(self, uuid: str) -> None:
+        """See the port."""
+        await self._call("undefine", (uuid,), lambda state, host: domains.undefine(state, host, uuid))
+
+    def watch(self, uuid: str) -> Watch:
+        """See the port."""
+        return SimulatedWatch(self.uri, uuid, self._core)
+
+    async def close(self) -> None:
+        """See the port. A closed host opens again by itself when it is asked something."""
+        await asyncio.sleep(0)
+
+
+@define(eq=False)
+class SimulatedWatch:
+    """See ``fsm.hypervisor.port.Watch``.
+
+    With the pace ``POLLED``, ``changed`` returns promptly: one step of the domain's jobs, one turn for
+    other tasks, then the answer; the simulated clock goes on by a step or by the whole ``timeout_s``. With
+    the pace ``MANUAL`` it really waits.
+    """
+
+    _uri: str
+    _uuid: str
+    _core: WorldCore
+    _seen: int = field(init=False)
+    _closed: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._seen = self._version()
+
+    def _version(self) -> int:
+        host = self._core.state.hosts[self._uri]
+        return host.versions.get(self._uuid, 0)
+
+    async def changed(self, timeout_s: float) -> bool:
+        """See the port."""
+        if self._fresh():
+            return True
+        began_s = self._core.clock.monotonic_s()
+        if not self._closed:
+            await self._core.turn(self._uri, self._uuid, timeout_s)
+        fresh = self._fresh()
+        if self._core.pace is Pace.POLLED:
+            self._core.clock.pass_until(began_s + (min(timeout_s, _STEP_S) if fresh else timeout_s))
+        return fresh
+
+    def _fresh(self) -> bool:
+        version = self._version()
+        # Events of a host that can't be reached do not arrive; what they told is seen afterwards.
+        if self._closed or version == self._seen or not self._core.reaches(self._uri):
+            return False
+        self._seen = version
+        return True
+
+    def close(self) -> None:
+        """See the port."""
+        self._closed = True
+
+
+def _identity(host: HostState) -> HostIdentity:
+    return HostIdentity(
+        host.uuid, host.hostname, host.libvirt_version, host.hypervisor_version, host.security_models
+    )

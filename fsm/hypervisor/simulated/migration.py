@@ -1,0 +1,288 @@
+"""Live migration, peer to peer: begun by one call, then going on step by step whoever looks.
+
+Phases: the overlays' content is mirrored; memory is copied while every further write goes to both sides; the
+source is paused; the destination runs; the source learns of it and goes. Whatever ends it before the
+destination runs leaves the source as it was and nothing at the destination.
+"""
+
+from __future__ import annotations
+
+from fsm.hypervisor import domain_xml
+from fsm.hypervisor.simulated import documents, files, images, instances
+from fsm.hypervisor.simulated.commit import STEP_S
+from fsm.hypervisor.simulated.state import (
+    PAGE,
+    Denied,
+    DomainRecord,
+    HostState,
+    Instance,
+    LiveDisk,
+    MigrationJob,
+    NoSpace,
+    Phase,
+    WorldState,
+    active,
+    idle,
+)
+from fsm.hypervisor.values import JobProgress, MigrationRequest
+from fsm.machine.observation import DomainState
+
+_MIRROR_STEPS = 2
+_MEMORY_STEPS = 3
+KEEPALIVE_STEPS = 5
+"""After so many steps without an answer each side takes the other for lost."""
+
+
+def begin(state: WorldState, host: HostState, uuid: str, request: MigrationRequest) -> MigrationJob:
+    """Begin a migration: the destination's instance appears, paused; or ``Denied``, and nothing happened."""
+    record, instance = active(host, uuid)
+    _may_leave(record, instance)
+    destination = _peer(state, host, request.destination_uri)
+    arriving = _arrive(state, host, destination, record, request)
+    pending = _to_mirror(state, host, instance, request, destination, arriving)
+    there = destination.domains.setdefault(uuid, DomainRecord(uuid, record.name))
+    there.instance = arriving
+    memory = documents.memory_bytes(instance.xml)
+    disk_bytes = sum(len(blocks) for blocks in pending.values()) * PAGE
+    limit = int(request.bandwidth_mib_per_s * 1024 * 1024 * STEP_S)
+    job = MigrationJob(destination.uri, request, pending, memory, step_bytes=limit, disk_total=disk_bytes)
+    instance.migration = job
+    state.jobs.setdefault(uuid, {})[host.uri] = None
+    state.touch(host, uuid)
+    state.touch(destination, uuid)
+    return job
+
+
+def _may_leave(record: DomainRecord, instance: Instance) -> None:
+    idle(instance)
+    if record.snapshots:
+        raise Denied(
+            f"Requested operation is not valid: cannot migrate domain with {len(record.snapshots)} snapshots"
+        )
+    if any(disk.commit for disk in instance.disks.values()):
+        raise Denied("Requested operation is not valid: domain has active block job")
+
+
+def _peer(state: WorldState, host: HostState, uri: str) -> HostState:
+    destination = state.hosts.get(uri)
+    if destination is None or (destination is not host and not state.linked(host.uri, uri)):
+        raise Denied(
+            f"operation failed: Failed to connect to remote libvirt URI {uri}: unable to connect to server"
+        )
+    if destination.uuid == host.uuid:
+        raise Denied(f"internal error: Attempt to migrate guest to the same host {host.uuid}")
+    return destination
+
+
+def _arrive(
+    state: WorldState,
+    host: HostState,
+    destination: HostState,
+    record: DomainRecord,
+    request: MigrationRequest,
+) -> Instance:
+    """The instance at the destination, not yet entered there."""
+    text = request.destination_xml
+    if (domain_xml.uuid(text), domain_xml.name(text)) != (record.uuid, record.name):
+        raise Denied("unsupported configuration: the destination XML describes another domain")
+    there = destination.domains.get(record.uuid)
+    if there is not None and there.instance is not None:
+        raise Denied(f"operation failed: domain '{record.name}' is already active")
+    for other in destination.domains.values():
+        if other.name == record.name and other.uuid != record.uuid:
+            raise Denied(f"operation failed: domain '{record.name}' already exists with uuid {other.uuid}")
+    machine = domain_xml.platform(text).machine
+    if destination.machines and machine not in destination.machines:
+        raise Denied(f"unsupported configuration: Emulator does not support machine type '{machine}'")
+    disks = instances.open_disks(state, destination, text)
+    arriving = Instance(text, DomainState.PAUSED, "migration", disks, incoming_from=host.uri)
+    instances.take_locks(state, destination, record.uuid, instances.writable(arriving))
+    return arriving
+
+
+def _to_mirror(
+    state: WorldState,
+    host: HostState,
+    instance: Instance,
+    request: MigrationRequest,
+    destination: HostState,
+    arriving: Instance,
+) -> dict[str, dict[int, None]]:
+    """The blocks of each disk's active layer: libvirt mirrors that layer alone."""
+    pending = {}
+    for target in request.disks:
+        here, there = instance.disks.get(target), arriving.disks.get(target)
+        if here is None or there is None:
+            raise Denied(f"invalid argument: disk target {target} not found")
+        path, image_format = here.layers[0]
+        if _capacity(state, host, here) != _capacity(state, destination, there):
+            raise Denied("internal error: Source and target image have different sizes")
+        held = images.blocks(files.existing(state, host, path), image_format)
+        pending[target] = dict.fromkeys(held)
+    return pending
+
+
+def _capacity(state: WorldState, host: HostState, disk: LiveDisk) -> int:
+    return images.header(files.existing(state, host, disk.layers[0][0])).capacity_bytes
+
+
+def advance(state: WorldState, host: HostState, uuid: str) -> None:
+    """One step of the migration out of ``host``."""
+    _, instance = active(host, uuid)
+    job = instance.migration
+    if job is None:
+        return
+    job.steps += 1
+    if not state.linked(host.uri, job.destination):
+        job.silence += 1
+        if job.silence >= KEEPALIVE_STEPS:
+            fail(state, uuid, "operation failed: Lost connection to destination host")
+        return
+    job.silence = 0
+    match job.phase:
+        case Phase.MIRROR:
+            _mirror(state, host, uuid, instance, job)
+        case Phase.MEMORY:
+            _copy_memory(job)
+            if job.memory_done >= job.memory_total:
+                job.phase = Phase.SWITCH
+        case Phase.SWITCH:
+            _switch(state, uuid, instance, job)
+        case Phase.CONFIRM:
+            _confirm(state, host, uuid, job)
+    state.touch(host, uuid)
+    state.touch(state.hosts[job.destination], uuid)
+
+
+def _mirror(state: WorldState, host: HostState, uuid: str, instance: Instance, job: MigrationJob) -> None:
+    if not any(job.pending.values()):
+        job.phase = Phase.MEMORY
+        return
+    room = max(1, (job.step_bytes or -(-job.disk_total // _MIRROR_STEPS)) // PAGE)
+    for target, pending in job.pending.items():
+        for block in list(pending)[:room]:
+            try:
+                _send(state, host, uuid, instance.disks[target], job, block)
+            except NoSpace as error:
+                fail(state, uuid, f"operation failed: migration of disk {target} failed: {error}")
+                return
+            del pending[block]
+            job.disk_done += PAGE
+            room -= 1
+
+
+def _send(
+    state: WorldState, host: HostState, uuid: str, disk: LiveDisk, job: MigrationJob, block: int
+) -> None:
+    destination = state.hosts[job.destination]
+    _, arriving = active(destination, uuid)
+    content = images.read_block(state, host, disk.layers[:1], block)
+    images.write_block(state, destination, arriving.disks[disk.target].layers[0], block, content)
+
+
+def _copy_memory(job: MigrationJob) -> None:
+    job.memory_done += job.step_bytes or -(-job.memory_total // _MEMORY_STEPS)
+    job.memory_done = min(job.memory_done, job.memory_total)
+
+
+def wrote(
+    state: WorldState, host: HostState, uuid: str, instance: Instance, disk: LiveDisk, block: int
+) -> None:
+    """The guest wrote a block while it is being migrated."""
+    job = instance.migration
+    if job is None or disk.target not in job.pending:
+        return
+    if job.phase is Phase.MIRROR:
+        pending = job.pending[disk.target]
+        if block not in pending:
+            pending[block] = None
+            job.disk_total += PAGE
+        return
+    try:
+        _send(state, host, uuid, disk, job, block)
+    except NoSpace as error:
+        fail(state, uuid, f"operation failed: migration of disk {disk.target} failed: {error}")
+
+
+def _switch(state: WorldState, uuid: str, instance: Instance, job: MigrationJob) -> None:
+    """First the source stops, then, a step later, the destination goes on where it stopped."""
+    if job.resume_as is None:
+        job.resume_as = (instance.state, instance.reason)
+        instance.state, instance.reason = DomainState.PAUSED, "migration"
+        return
+    destination = state.hosts[job.destination]
+    there, arriving = active(destination, uuid)
+    paused = job.resume_as[0] is not DomainState.RUNNING
+    arriving.state = DomainState.PAUSED if paused else DomainState.RUNNING
+    arriving.reason = job.resume_as[1] if paused else "migrated"
+    arriving.incoming_from = ""
+    there.definition = job.request.persistent_xml
+    job.phase = Phase.CONFIRM
+
+
+def _confirm(state: WorldState, host: HostState, uuid: str, job: MigrationJob) -> None:
+    job.ended = True
+    del host.domains[uuid]
+    state.drop_idle_jobs(uuid, host)
+
+
+def fail(
+    state: WorldState, uuid: str, message: str, *, lost: bool = False, keep_arriving: bool = False
+) -> None:
+    """End the migration of a domain before its time; ``lost`` when its caller will not be told.
+
+    The destination's instance vanishes if it has not run yet. The source goes on as before, unless the
+    destination runs: then it stays paused, as it has handed its memory over.
+    """
+    for uri in list(state.jobs.get(uuid, ())):
+        host = state.hosts[uri]
+        record = host.domains.get(uuid)
+        instance = record.instance if record else None
+        if instance is None or instance.migration is None:
+            continue
+        job = instance.migration
+        instance.migration = None
+        job.ended, job.failure, job.lost = True, message, lost
+        if job.phase is not Phase.CONFIRM:
+            if job.resume_as is not None:
+                instance.state, instance.reason = job.resume_as
+            if not keep_arriving:
+                _drop_arriving(state, state.hosts[job.destination], uuid)
+        state.drop_idle_jobs(uuid, host)
+        state.touch(host, uuid)
+
+
+def _drop_arriving(state: WorldState, destination: HostState, uuid: str) -> None:
+    record = destination.domains.get(uuid)
+    if record is None or record.instance is None or not record.instance.incoming_from:
+        return
+    record.instance = None
+    record.stopped = "failed"
+    if record.definition is None:
+        del destination.domains[uuid]
+    state.touch(destination, uuid)
+
+
+def abort(state: WorldState, host: HostState, uuid: str) -> None:
+    """Abort the migration out of ``host``; nothing happens when there is none."""
+    record = host.domains.get(uuid)
+    instance = record.instance if record else None
+    if instance is None or instance.migration is None:
+        return
+    if instance.migration.phase is Phase.CONFIRM:
+        raise Denied("Requested operation is not valid: the migration can't be aborted any more")
+    fail(state, uuid, "operation aborted: migration out job: canceled by client")
+
+
+def progress(host: HostState, uuid: str) -> JobProgress | None:
+    """How far the migration has come; only the source has figures."""
+    record = host.domains.get(uuid)
+    instance = record.instance if record else None
+    if instance is None:
+        return None
+    if instance.incoming_from:
+        return JobProgress()
+    job = instance.migration
+    if job is None:
+        return None
+    return JobProgress(job.memory_done, job.memory_total, job.disk_done, job.disk_total, downtime_ms=300)

@@ -1,0 +1,157 @@
+"""Plain values that cross the hypervisor port: what a host told, and what it is asked to do."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from attrs import evolve, frozen
+
+from fsm.machine.observation import BlockJob, DomainState, Job
+
+
+@frozen
+class HostIdentity:
+    """Who answers at a URI. ``uuid`` is the host UUID that libvirt compares to tell hosts apart."""
+
+    uuid: str
+    hostname: str
+    libvirt_version: tuple[int, int, int]
+    hypervisor_version: tuple[int, int, int]
+    security_models: tuple[str, ...] = ()
+
+
+@frozen
+class DiskFacts:
+    """One ``<disk>`` of a domain, migrated or not.
+
+    ``chain`` holds the sources of the whole backing chain, active layer first; for a shut-off domain only
+    the active layer. ``formats`` holds the format of each layer of ``chain``.
+    """
+
+    target: str
+    device: str = "disk"
+    source_type: str = "file"
+    chain: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    read_only: bool = False
+    shareable: bool = False
+    transient: bool = False
+    encrypted: bool = False
+    block_job: BlockJob | None = None
+
+    @property
+    def source(self) -> str:
+        """The active layer's path, empty for an empty drive."""
+        return self.chain[0] if self.chain else ""
+
+    @property
+    def format(self) -> str:
+        """The active layer's format, empty when libvirt names none."""
+        return self.formats[0] if self.formats else ""
+
+
+@frozen
+class DomainFacts:
+    """A domain as its host knows it at one moment.
+
+    ``disk_errors`` maps disk targets to libvirt's word for the error that paused or hurt them
+    (``virDomainGetDiskErrors``): "no-space", "unspec".
+    """
+
+    uuid: str
+    name: str
+    state: DomainState
+    reason: str = ""
+    persistent: bool = True
+    job: Job = Job.NONE
+    disks: tuple[DiskFacts, ...] = ()
+    snapshots: tuple[str, ...] = ()
+    current_snapshot: str | None = None
+    disk_errors: tuple[tuple[str, str], ...] = ()
+    backup_running: bool = False
+    checkpoints: tuple[str, ...] = ()
+
+
+@frozen
+class SnapshotMetadata:
+    """libvirt's description of one internal snapshot, complete enough to define it again elsewhere.
+
+    ``external`` tells that its disks or memory lie in files of their own: such a one can't be carried.
+    """
+
+    name: str
+    xml: str
+    parent: str | None = None
+    current: bool = False
+    external: bool = False
+
+
+@frozen
+class Overlay:
+    """A temporary overlay: its path, and the base below it (path and format), for one disk target."""
+
+    target: str
+    path: str
+    base: str
+    base_format: str
+
+
+@frozen
+class FileFacts:
+    """A file as the storage driver sees it.
+
+    ``size_bytes`` is the file's length, ``allocated_bytes`` what it takes on disk, ``capacity_bytes`` the
+    virtual size of the disk inside it, ``format`` what its header says ("raw" when it says nothing).
+    """
+
+    path: str
+    size_bytes: int
+    allocated_bytes: int
+    capacity_bytes: int
+    format: str
+    backing: str | None = None
+
+    def used_as(self, image_format: str) -> FileFacts:
+        """The same file as a disk of this format sees it: what a raw disk holds may look like an image."""
+        if image_format != "raw":
+            return self
+        return evolve(self, format="raw", capacity_bytes=self.size_bytes, backing=None)
+
+
+class PoolState(StrEnum):
+    """How a directory was covered by a storage pool before we came, so that it can be put back."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"  # defined by somebody, not started
+    NONE = "none"
+
+
+@frozen
+class MigrationRequest:
+    """One call of ``virDomainMigrateToURI3``.
+
+    ``destination_uri`` is the destination as the *source host* sees it, ``migrate_uri`` the address for the
+    memory stream, None for libvirt's choice. ``destination_xml`` and ``persistent_xml`` are what runs and
+    what is defined at the destination. ``disks`` names the targets whose overlays are mirrored.
+    ``bandwidth_mib_per_s`` 0 means unlimited. ``unsafe``: the caller answers for what libvirt can't know,
+    that both hosts see the same files of the other disks.
+    """
+
+    destination_uri: str
+    destination_xml: str
+    persistent_xml: str
+    disks: tuple[str, ...]
+    migrate_uri: str | None = None
+    bandwidth_mib_per_s: int = 0
+    unsafe: bool = False
+
+
+@frozen
+class JobProgress:
+    """Progress of a migration job (``virDomainGetJobStats``). ``downtime_ms`` is libvirt's expectation."""
+
+    memory_done_bytes: int = 0
+    memory_total_bytes: int = 0
+    disk_done_bytes: int = 0
+    disk_total_bytes: int = 0
+    downtime_ms: int = 0
