@@ -1,0 +1,7 @@
+"""The port on libvirt: the only package that imports libvirt's own."""
+
+from __future__ import annotations
+
+from fsm.hypervisor.libvirt.connector import LibvirtConnector
+
+__all__ = ["LibvirtConnector"]

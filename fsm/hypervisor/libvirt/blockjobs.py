@@ -1,0 +1,56 @@
+"""Block commits of overlays into their bases."""
+
+from __future__ import annotations
+
+import libvirt
+
+from fsm.hypervisor import domain_xml
+from fsm.hypervisor.libvirt.session import Call
+from fsm.hypervisor.values import DiskFacts, Overlay
+
+_ACTIVE_COMMIT = "active-commit"
+
+
+def start_commit(call: Call, uuid: str, overlay: Overlay, bandwidth_mib_per_s: int) -> None:
+    """Begin an active commit of the overlay into the base right below it."""
+    disk = _disk(call, uuid, overlay.target)
+    if disk.block_job is not None and disk.block_job.kind == _ACTIVE_COMMIT:
+        return
+    if disk.chain[:1] == (overlay.base,):
+        return  # committed and pivoted before
+    if disk.chain != (overlay.path, overlay.base):
+        raise call.error(
+            f"disk {overlay.target!r} stands on {list(disk.chain)}, not on {[overlay.path, overlay.base]}",
+            remedy="find out who changed the disk before going on",
+        )
+    flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | libvirt.VIR_DOMAIN_BLOCK_COMMIT_SHALLOW
+    call.domain(uuid).blockCommit(overlay.target, None, None, bandwidth_mib_per_s, flags)
+
+
+def pivot(call: Call, uuid: str, target: str) -> None:
+    """End a commit that is ready."""
+    job = _disk(call, uuid, target).block_job
+    if job is None:
+        raise call.not_found(f"disk {target!r} has no block job to end")
+    if job.kind != _ACTIVE_COMMIT or not job.ready:
+        raise call.error(
+            f"the {job.kind} job of disk {target!r} is not ready", remedy="wait until it is ready"
+        )
+    call.domain(uuid).blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+
+
+def cancel(call: Call, uuid: str, target: str) -> None:
+    """Cancel a block job, if there is one."""
+    domain = call.domain(uuid)
+    if domain.isActive() and domain.blockJobInfo(target):
+        domain.blockJobAbort(target, 0)
+
+
+def _disk(call: Call, uuid: str, target: str) -> DiskFacts:
+    domain = call.domain(uuid)
+    if not domain.isActive():
+        raise call.error(f"domain {uuid} is not active", remedy="start it paused first")
+    for disk in domain_xml.disks(domain.XMLDesc(0)):
+        if disk.target == target:
+            return disk
+    raise call.not_found(f"the domain has no disk {target!r}")

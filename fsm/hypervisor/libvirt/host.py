@@ -1,0 +1,141 @@
+"""One libvirt host as the port wants it: each method is one piece of work under a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from fsm.hypervisor.libvirt import blockjobs, compatibility, lifecycle, migration, reading
+from fsm.hypervisor.libvirt import snapshots as metadata
+from fsm.hypervisor.libvirt.link import Link
+from fsm.hypervisor.libvirt.storage import LibvirtStorage
+from fsm.hypervisor.libvirt.watch import Watches
+from fsm.hypervisor.libvirt.workers import run_alone
+from fsm.hypervisor.port import Storage, Watch
+from fsm.hypervisor.uris import safe_uri
+from fsm.hypervisor.values import (
+    DomainFacts,
+    HostIdentity,
+    JobProgress,
+    MigrationRequest,
+    Overlay,
+    SnapshotMetadata,
+)
+
+# Calls that start or stop QEMU, or make it flush what it holds, may take longer than a question.
+SLOW_DEADLINE_S = 120.0
+
+
+class LibvirtHost:
+    """See ``fsm.hypervisor.port.Host``. Belongs to one asyncio event loop."""
+
+    storage: Storage
+
+    def __init__(self, uri: str, deadline_s: float) -> None:
+        self.uri = safe_uri(uri)
+        self._uri = uri
+        self._watches = Watches()
+        self._link = Link(uri, deadline_s, self._watches.notify)
+        self._slow_s = max(deadline_s, SLOW_DEADLINE_S)
+        self.storage = LibvirtStorage(self._link)
+
+    async def open(self) -> None:
+        """Connect now instead of at the first call."""
+        await self._link.open()
+
+    async def identity(self) -> HostIdentity:
+        """Who this host is."""
+        return await self._link.ask("identity", reading.identity)
+
+    async def resolve(self, domain: str) -> str:
+        """The UUID of the domain with this name or UUID. ``NotFound`` when there is none."""
+        return await self._link.ask("resolve", lambda call: reading.resolve(call, domain))
+
+    async def domain(self, uuid: str) -> DomainFacts | None:
+        """The domain at this moment, None when the host has none."""
+        return await self._link.ask("domain", lambda call: reading.read_domain(call, uuid))
+
+    async def domain_xml(self, uuid: str) -> str:
+        """The migratable XML of the running (else the defined) domain, secrets included."""
+        return await self._link.ask("domain_xml", lambda call: reading.migratable_xml(call, uuid))
+
+    async def persistent_xml(self, uuid: str) -> str:
+        """The definition that the next start will use, secrets included."""
+        return await self._link.ask("persistent_xml", lambda call: reading.persistent_xml(call, uuid))
+
+    async def objections(self, domain_xml: str) -> tuple[str, ...]:
+        """Why this host could not run a domain of this XML. Empty: it can."""
+        return await self._link.ask("objections", lambda call: compatibility.objections(call, domain_xml))
+
+    async def snapshots(self, uuid: str) -> tuple[SnapshotMetadata, ...]:
+        """All snapshots' metadata, parents before children."""
+        return await self._link.ask("snapshots", lambda call: metadata.list_snapshots(call, uuid))
+
+    async def create_overlays(self, uuid: str, overlays: Sequence[Overlay]) -> None:
+        """Put all of ``overlays`` over their disks in one atomic step; disks not named are left alone."""
+        await self._link.change(
+            "create_overlays", lambda call: metadata.create_overlays(call, uuid, overlays), self._slow_s
+        )
+
+    async def forget_snapshots(self, uuid: str, names: Sequence[str]) -> None:
+        """Drop the metadata of these snapshots; the snapshots in the images stay."""
+        await self._link.change("forget_snapshots", lambda call: metadata.forget_snapshots(call, uuid, names))
+
+    async def define_snapshots(self, uuid: str, snapshots: Sequence[SnapshotMetadata]) -> None:
+        """Define metadata, given parents first, including which one is current."""
+        await self._link.change(
+            "define_snapshots", lambda call: metadata.define_snapshots(call, uuid, snapshots)
+        )
+
+    async def migrate(self, uuid: str, request: MigrationRequest) -> None:
+        """Migrate live, peer to peer. Cancelling the awaiting task leaves the migration running."""
+        future = run_alone(lambda: migration.migrate(self._uri, uuid, request), f"migrate {uuid}")
+        await asyncio.wrap_future(future)
+
+    async def migration_progress(self, uuid: str) -> JobProgress | None:
+        """Progress of the migration job, None when there is none."""
+        return await self._link.ask("migration_progress", lambda call: migration.progress(call, uuid))
+
+    async def abort_job(self, uuid: str) -> None:
+        """Abort the migration job, if there is one."""
+        await self._link.change("abort_job", lambda call: migration.abort(call, uuid))
+
+    async def start_commit(self, uuid: str, overlay: Overlay, bandwidth_mib_per_s: int = 0) -> None:
+        """Begin an active block commit of ``overlay`` into its base; one that runs already is left alone."""
+        await self._link.change(
+            "start_commit", lambda call: blockjobs.start_commit(call, uuid, overlay, bandwidth_mib_per_s)
+        )
+
+    async def pivot(self, uuid: str, target: str) -> None:
+        """End a commit that is ready: the base becomes the active layer. ``HostError`` when not ready."""
+        await self._link.change("pivot", lambda call: blockjobs.pivot(call, uuid, target), self._slow_s)
+
+    async def cancel_block_job(self, uuid: str, target: str) -> None:
+        """Cancel a block job, if there is one; the active layer stays what it was."""
+        await self._link.change(
+            "cancel_block_job", lambda call: blockjobs.cancel(call, uuid, target), self._slow_s
+        )
+
+    async def start_paused(self, uuid: str) -> None:
+        """Start the defined domain with its CPUs paused."""
+        await self._link.change("start_paused", lambda call: lifecycle.start_paused(call, uuid), self._slow_s)
+
+    async def resume(self, uuid: str) -> None:
+        """Resume a paused domain."""
+        await self._link.change("resume", lambda call: lifecycle.resume(call, uuid))
+
+    async def destroy(self, uuid: str) -> None:
+        """Stop the domain's process at once; its definition stays."""
+        await self._link.change("destroy", lambda call: lifecycle.destroy(call, uuid), self._slow_s)
+
+    async def undefine(self, uuid: str) -> None:
+        """Remove a shut-off domain's definition; its images, NVRAM and TPM state stay."""
+        await self._link.change("undefine", lambda call: lifecycle.undefine(call, uuid))
+
+    def watch(self, uuid: str) -> Watch:
+        """Watch one domain for changes."""
+        return self._watches.add(uuid)
+
+    async def close(self) -> None:
+        """Close the connection when the last call on it has ended. A migration goes on."""
+        await self._link.close()

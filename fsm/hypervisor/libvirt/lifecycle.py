@@ -1,0 +1,65 @@
+"""Starting, resuming, stopping and removing a domain. Each does nothing when it is so already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libvirt
+
+from fsm.hypervisor.libvirt import words
+from fsm.hypervisor.libvirt.session import Call
+from fsm.machine.observation import DomainState
+
+
+def start_paused(call: Call, uuid: str) -> None:
+    """Start the defined domain with its CPUs paused."""
+    domain = call.domain(uuid)
+    if not domain.isActive():
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+
+
+def resume(call: Call, uuid: str) -> None:
+    """Resume a paused domain."""
+    domain = call.domain(uuid)
+    state, _ = words.state(*domain.state())
+    if state is not DomainState.RUNNING:
+        domain.resume()
+
+
+def destroy(call: Call, uuid: str) -> None:
+    """Stop the domain's process."""
+    domain = _find(call, uuid)
+    if domain is None or not domain.isActive():
+        return
+    try:
+        domain.destroy()
+    except libvirt.libvirtError:
+        # It may have ended by itself; a transient domain is gone then.
+        domain = _find(call, uuid)
+        if domain is not None and domain.isActive():
+            raise
+
+
+def undefine(call: Call, uuid: str) -> None:
+    """Remove the definition of a shut-off domain; NVRAM and TPM state stay."""
+    domain = _find(call, uuid)
+    if domain is None:
+        return
+    if domain.isActive():
+        raise call.error(f"domain {uuid} is active, so its definition is not removed", remedy="stop it first")
+    keep_nvram = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+    try:
+        domain.undefineFlags(keep_nvram | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_INVALID_ARG:
+            raise
+        domain.undefineFlags(keep_nvram)  # a libvirt before 8.9 does not know the other flag
+
+
+def _find(call: Call, uuid: str) -> Any:
+    try:
+        return call.domain(uuid)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise

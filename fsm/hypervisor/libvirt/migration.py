@@ -1,0 +1,97 @@
+"""The live migration, its progress and its end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import libvirt
+
+from fsm.hypervisor.libvirt.reading import running_job
+from fsm.hypervisor.libvirt.session import Call, open_connection, perform
+from fsm.hypervisor.values import JobProgress, MigrationRequest
+from fsm.machine.observation import Job
+
+_FLAGS = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER  # the hosts go on without us when we die
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+)
+
+# What a question about a job meets when the domain has left this host or has stopped.
+_ENDED = frozenset((libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID))
+
+
+def migrate(uri: str, uuid: str, request: MigrationRequest) -> None:
+    """Migrate and return when it is over. Blocking, on a connection of its own: it may take hours."""
+    connection = open_connection(uri)
+    try:
+        perform(connection, uri, "migrate", lambda call: _migrate(call, uuid, request), change=True)
+    finally:
+        with suppress(libvirt.libvirtError):
+            connection.close()
+
+
+def progress(call: Call, uuid: str) -> JobProgress | None:
+    """Progress of a migration job, None when there is none."""
+    domain, job = _find_job(call, uuid)
+    if job is Job.MIGRATION_IN:
+        return JobProgress()  # only the source has figures
+    if job is not Job.MIGRATION_OUT:
+        return None
+    try:
+        stats = domain.jobStats()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in _ENDED:
+            return None
+        raise
+    memory_total = stats.get("memory_total", 0)
+    return JobProgress(
+        # Not "memory_processed": that counts what was sent, and an empty page is not.
+        memory_done_bytes=memory_total - stats.get("memory_remaining", memory_total),
+        memory_total_bytes=memory_total,
+        disk_done_bytes=stats.get("disk_processed", 0),
+        disk_total_bytes=stats.get("disk_total", 0),
+        downtime_ms=stats.get("downtime", 0),
+    )
+
+
+def abort(call: Call, uuid: str) -> None:
+    """Abort a migration job, if there is one."""
+    domain, job = _find_job(call, uuid)
+    if job is not Job.MIGRATION_OUT:
+        return
+    try:
+        domain.abortJob()
+    except libvirt.libvirtError as error:
+        # It may have ended in the meantime. If it has not, it is past the point where libvirt lets go of it.
+        if error.get_error_code() not in _ENDED or _find_job(call, uuid)[1] is not Job.NONE:
+            raise
+
+
+def _find_job(call: Call, uuid: str) -> tuple[Any, Job]:
+    """The domain and its job; no job when the domain is not active or not there any more."""
+    try:
+        domain = call.domain(uuid)
+        return domain, running_job(call, domain)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in _ENDED:
+            return None, Job.NONE
+        raise
+
+
+def _migrate(call: Call, uuid: str, request: MigrationRequest) -> None:
+    params: dict[str, Any] = {
+        libvirt.VIR_MIGRATE_PARAM_DEST_XML: request.destination_xml,
+        libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: request.persistent_xml,
+    }
+    flags = _FLAGS | (libvirt.VIR_MIGRATE_UNSAFE if request.unsafe else 0)
+    if request.disks:  # with the flag and no list libvirt would mirror every disk
+        flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC
+        params[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(request.disks)
+    if request.migrate_uri is not None:
+        params[libvirt.VIR_MIGRATE_PARAM_URI] = request.migrate_uri
+    if request.bandwidth_mib_per_s:
+        params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = request.bandwidth_mib_per_s
+    call.domain(uuid).migrateToURI3(request.destination_uri, params, flags)

@@ -1,0 +1,193 @@
+"""Overlays and block commits on a real libvirtd; the guests are paused and boot nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from fsm.errors import HostError, NotFound
+from fsm.hypervisor.libvirt import LibvirtConnector
+from fsm.hypervisor.port import Host
+from fsm.hypervisor.values import Overlay
+from fsm.lab import Lab, LabHost
+from tests.libvirt_helpers import (
+    IMAGES,
+    define,
+    digest,
+    facts_of,
+    image,
+    overlays_of,
+    remove,
+    two_hosts,
+    until_ready,
+)
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces"),
+]
+
+NAME = 'it\'s <web> & "mail"'
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    yield from two_hosts(tmp_path_factory.mktemp("labs"))
+
+
+@pytest.fixture
+def alpha(lab: Lab) -> LabHost:
+    return lab.hosts[0]
+
+
+@pytest.fixture
+async def host(alpha: LabHost) -> AsyncIterator[Host]:
+    opened = await LibvirtConnector().connect(alpha.uri)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def uuid(alpha: LabHost) -> Iterator[str]:
+    """A paused domain of two disks, a cdrom with a medium and one without."""
+    disks = {"vda": f"{IMAGES}/a b & <c>.qcow2", "vdb": f"{IMAGES}/it's.qcow2"}
+    for path in disks.values():
+        image(alpha, path)
+    image(alpha, f"{IMAGES}/cd.iso", "1M", image_format="raw")
+    drives = (
+        f"<disk type='file' device='cdrom'><source file='{IMAGES}/cd.iso'/><target dev='hda'/></disk>"
+        "<disk type='file' device='cdrom'><target dev='hdb'/></disk>"
+    )
+    yield define(alpha, NAME, disks, devices=drives)
+    remove(alpha, NAME)
+    for path in alpha.path(IMAGES).iterdir():
+        path.unlink()
+
+
+def take(alpha: LabHost, name: str, description: str = "-") -> None:
+    alpha.virsh("snapshot-create-as", "--domain", NAME, "--name", name, "--description", description)
+
+
+async def overlays(host: Host, uuid: str) -> tuple[Overlay, ...]:
+    return overlays_of(await facts_of(host, uuid))
+
+
+async def test_overlays_are_made_at_once_and_once(alpha: LabHost, host: Host, uuid: str) -> None:
+    take(alpha, "s1")
+    bases = [disk.chain for disk in (await facts_of(host, uuid)).disks]
+    made = await overlays(host, uuid)
+    await host.create_overlays(uuid, made)
+    for _ in range(2):
+        facts = await facts_of(host, uuid)
+        assert [disk.chain for disk in facts.disks] == [
+            (made[0].path, *bases[0]),
+            (made[1].path, *bases[1]),
+            *bases[2:],
+        ]
+        assert facts.disks[0].formats == ("qcow2", "qcow2")
+        assert facts.snapshots == ("s1",)
+        await host.create_overlays(uuid, made)
+
+
+async def test_some_disks_have_their_overlay(host: Host, uuid: str) -> None:
+    made = await overlays(host, uuid)
+    await host.create_overlays(uuid, made[:1])
+    with pytest.raises(HostError, match="vdb"):
+        await host.create_overlays(uuid, made)
+    assert len((await facts_of(host, uuid)).disks[1].chain) == 1
+
+
+async def test_overlays_that_can_not_be_made(alpha: LabHost, host: Host, uuid: str) -> None:
+    made = await overlays(host, uuid)
+    before = [disk.chain for disk in (await facts_of(host, uuid)).disks]
+    alpha.path(made[1].path).write_bytes(b"precious")
+    with pytest.raises(HostError, match="exist"):
+        await host.create_overlays(uuid, made)
+    with pytest.raises(NotFound, match="'vdz'"):
+        await host.create_overlays(uuid, [Overlay("vdz", "/x", "/y", "qcow2")])
+    with pytest.raises(HostError, match="stands on"):
+        await host.create_overlays(uuid, [Overlay("vda", "/x", "/y", "qcow2")])
+    assert [disk.chain for disk in (await facts_of(host, uuid)).disks] == before
+    assert alpha.path(made[1].path).read_bytes() == b"precious"
+    assert not alpha.path(made[0].path).exists()
+
+
+async def test_commit_and_pivot(alpha: LabHost, host: Host, uuid: str) -> None:
+    take(alpha, "s1")
+    made = await overlays(host, uuid)
+    with pytest.raises(NotFound, match="no block job"):
+        await host.pivot(uuid, "vda")
+    await host.create_overlays(uuid, made)
+    watch = host.watch(uuid)
+    for overlay in made:
+        await host.start_commit(uuid, overlay, 5)
+        await host.start_commit(uuid, overlay)
+    assert await watch.changed(5)
+    for overlay in made:
+        await until_ready(host, uuid, overlay.target)
+        facts = await facts_of(host, uuid)
+        disk = next(disk for disk in facts.disks if disk.target == overlay.target)
+        assert disk.block_job is not None
+        assert disk.block_job.kind == "active-commit"
+        await host.start_commit(uuid, overlay)
+        await host.pivot(uuid, overlay.target)
+        with pytest.raises(NotFound, match="no block job"):
+            await host.pivot(uuid, overlay.target)
+        await host.start_commit(uuid, overlay)  # there is nothing left to commit
+    facts = await facts_of(host, uuid)
+    assert [disk.chain for disk in facts.disks[:2]] == [(made[0].base,), (made[1].base,)]
+    assert all(disk.block_job is None for disk in facts.disks)
+    watch.close()
+    alpha.virsh("snapshot-revert", "--domain", NAME, "--snapshotname", "s1", "--paused")
+
+
+async def test_cancelled_commits(host: Host, uuid: str) -> None:
+    made = await overlays(host, uuid)
+    await host.cancel_block_job(uuid, "vda")
+    await host.create_overlays(uuid, made)
+    await host.start_commit(uuid, made[0])
+    await until_ready(host, uuid, "vda")
+    await host.cancel_block_job(uuid, "vda")
+    await host.cancel_block_job(uuid, "vda")
+    disk = (await facts_of(host, uuid)).disks[0]
+    assert disk.chain == (made[0].path, made[0].base)
+    assert disk.block_job is None
+    await host.start_commit(uuid, made[0])
+    await until_ready(host, uuid, "vda")
+    await host.pivot(uuid, "vda")
+
+
+async def test_commits_that_are_refused(host: Host, uuid: str) -> None:
+    made = await overlays(host, uuid)
+    await host.create_overlays(uuid, made)
+    with pytest.raises(HostError, match="stands on"):
+        await host.start_commit(uuid, Overlay("vda", made[0].path, "/other", "qcow2"))
+    with pytest.raises(NotFound, match="'vdz'"):
+        await host.start_commit(uuid, Overlay("vdz", "/x", "/y", "qcow2"))
+    await host.destroy(uuid)
+    with pytest.raises(HostError, match="is not active"):
+        await host.start_commit(uuid, made[0])
+    await host.cancel_block_job(uuid, "vda")
+    facts = await facts_of(host, uuid)
+    assert [disk.chain for disk in facts.disks[:2]] == [(made[0].path,), (made[1].path,)]
+
+
+async def test_a_commit_that_is_not_ready_is_not_pivoted(alpha: LabHost, host: Host, uuid: str) -> None:
+    (vda, _) = await overlays(host, uuid)
+    await host.create_overlays(uuid, [vda])
+    await host.destroy(uuid)
+    alpha.run(["qemu-io", "-c", "write -P 9 0 12M", vda.path])
+    await host.start_paused(uuid)
+    await host.start_commit(uuid, vda, 1)
+    job = (await facts_of(host, uuid)).disks[0].block_job
+    assert job is not None
+    assert not job.ready
+    assert job.end_bytes > 0
+    with pytest.raises(HostError, match="not ready"):
+        await host.pivot(uuid, "vda")
+    await host.cancel_block_job(uuid, "vda")
+    before = digest(alpha.path(vda.path))
+    assert (await facts_of(host, uuid)).disks[0].chain == (vda.path, vda.base)
+    assert digest(alpha.path(vda.path)) == before

@@ -1,0 +1,194 @@
+"""What the libvirt binding does when a libvirtd dies, hangs or is cut off, and when a QEMU hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fsm.errors import HostError, HostUnreachable, OutcomeUnknown
+from fsm.hypervisor.libvirt import LibvirtConnector
+from fsm.hypervisor.port import Host
+from fsm.lab import Lab, LabHost
+from fsm.machine.observation import DomainState
+from tests.libvirt_helpers import IMAGES, define, facts_of, image, overlays_of, remove, two_hosts
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces"),
+]
+
+DEADLINE_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    yield from two_hosts(tmp_path_factory.mktemp("labs"))
+
+
+@pytest.fixture
+def alpha(lab: Lab) -> LabHost:
+    return lab.hosts[0]
+
+
+@pytest.fixture
+def uuid(lab: Lab, alpha: LabHost) -> Iterator[str]:
+    image(alpha, f"{IMAGES}/a.qcow2")
+    yield define(alpha, "guest", {"vda": f"{IMAGES}/a.qcow2"})
+    lab.mend()
+    alpha.start_libvirtd()
+    remove(alpha, "guest")
+    for path in alpha.path(IMAGES).iterdir():
+        path.unlink()
+
+
+@pytest.fixture
+async def host(alpha: LabHost) -> AsyncIterator[Host]:
+    opened = await LibvirtConnector(deadline_s=DEADLINE_S).connect(alpha.uri)
+    yield opened
+    await opened.close()
+
+
+@contextmanager
+def frozen(alpha: LabHost) -> Iterator[None]:
+    pid = alpha.libvirtd_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_restarted_libvirtd_is_found_again(alpha: LabHost, host: Host, uuid: str) -> None:
+    watch = host.watch(uuid)
+    before = await host.domain(uuid)
+    alpha.kill_libvirtd()
+    assert await watch.changed(5)
+    with pytest.raises(HostUnreachable) as caught:
+        await host.domain(uuid)
+    assert caught.value.remedy
+    with pytest.raises(HostUnreachable):
+        await host.resume(uuid)
+    alpha.start_libvirtd()
+    assert await host.domain(uuid) == before
+    while await watch.changed(0.3):
+        pass  # the old connection's end and the new one's beginning
+    await host.resume(uuid)
+    assert await watch.changed(5)
+    watch.close()
+
+
+async def test_a_libvirtd_restarted_unseen(alpha: LabHost, host: Host, uuid: str) -> None:
+    alpha.kill_libvirtd()
+    alpha.start_libvirtd()
+    await host.resume(uuid)
+    assert (await facts_of(host, uuid)).state is DomainState.RUNNING
+
+
+async def test_a_libvirtd_that_dies_under_a_call(alpha: LabHost, host: Host, uuid: str) -> None:
+    pid = alpha.libvirtd_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    question = asyncio.create_task(host.domain(uuid))
+    change = asyncio.create_task(host.resume(uuid))
+    await asyncio.sleep(0.3)
+    alpha.kill_libvirtd()
+    with pytest.raises(HostUnreachable):
+        await question
+    with pytest.raises(OutcomeUnknown) as caught:
+        await change
+    assert caught.value.remedy
+
+
+async def test_a_libvirtd_that_hangs(alpha: LabHost, host: Host, uuid: str) -> None:
+    with frozen(alpha):
+        began = time.monotonic()
+        results = await asyncio.gather(
+            *(host.domain(uuid) for _ in range(20)), host.resume(uuid), return_exceptions=True
+        )
+        assert time.monotonic() - began < 2 * DEADLINE_S + 1
+        assert {type(result) for result in results[:-1]} == {HostUnreachable}
+        assert isinstance(results[-1], HostUnreachable)  # it waited for a thread and was not begun
+        with pytest.raises(HostUnreachable):
+            await host.resume(uuid)
+    async with asyncio.timeout(10):
+        assert await host.domain(uuid) is not None
+
+
+async def test_a_change_that_hangs_has_an_unknown_outcome(alpha: LabHost, host: Host, uuid: str) -> None:
+    with frozen(alpha):
+        with pytest.raises(OutcomeUnknown, match="no answer within"):
+            await host.resume(uuid)
+        with pytest.raises(HostUnreachable, match="no connection"):
+            await LibvirtConnector(deadline_s=1).connect(alpha.uri)
+
+
+async def test_a_cancelled_call_leaves_the_host_usable(alpha: LabHost, host: Host, uuid: str) -> None:
+    with frozen(alpha):
+        tasks = [asyncio.create_task(host.domain(uuid)) for _ in range(10)]
+        await asyncio.sleep(0.2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert await host.domain(uuid) is not None
+
+
+async def test_a_qemu_that_hangs_blocks_its_own_domain_only(alpha: LabHost, host: Host, uuid: str) -> None:
+    image(alpha, f"{IMAGES}/b.qcow2")
+    other = define(alpha, "other", {"vda": f"{IMAGES}/b.qcow2"})
+    await host.create_overlays(uuid, overlays_of(await facts_of(host, uuid)))
+    alpha.stop_qemu("guest")
+    try:
+        with pytest.raises(HostError):
+            await host.resume(uuid)
+        began = time.monotonic()
+        with pytest.raises(HostUnreachable):
+            await host.domain(uuid)
+        assert time.monotonic() - began < 2 * DEADLINE_S
+        await asyncio.sleep(3)  # from then on libvirt is not asked any more
+        began = time.monotonic()
+        with pytest.raises(HostUnreachable, match="has not answered"):
+            await host.domain(uuid)
+        with pytest.raises(HostUnreachable, match="has not answered"):
+            await host.migration_progress(uuid)
+        assert time.monotonic() - began < 1
+        await host.resume(other)
+        assert (await facts_of(host, other)).state is DomainState.RUNNING
+    finally:
+        alpha.continue_qemu("guest")
+        remove(alpha, "other")
+    async with asyncio.timeout(60):
+        while await state_of(host, uuid) is None:  # until libvirtd has let go of the calls that hung
+            pass
+
+
+async def state_of(host: Host, uuid: str) -> DomainState | None:
+    try:
+        return (await facts_of(host, uuid)).state
+    except HostUnreachable:
+        return None
+
+
+async def test_a_host_that_is_cut_off(lab: Lab, alpha: LabHost, host: Host, uuid: str) -> None:
+    watch = host.watch(uuid)
+    channel = LibvirtConnector().open_channel(alpha.uri)
+    lab.cut(alpha)
+    with pytest.raises(HostUnreachable):
+        await host.domain(uuid)
+    assert await watch.changed(30)  # by keepalive
+    began = time.monotonic()
+    with pytest.raises(HostError):
+        channel.writer(f"{IMAGES}/a.qcow2")
+    assert time.monotonic() - began < 25
+    channel.close()
+    lab.mend()
+    async with asyncio.timeout(30):
+        while await state_of(host, uuid) is None:
+            pass
+    watch.close()
