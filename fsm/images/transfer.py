@@ -1,0 +1,182 @@
+"""What every bulk transfer shares: which range is next, how fast it may go, how far it has come."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from attrs import define, field
+
+from fsm.errors import BadInput, HostError
+from fsm.hypervisor.port import DataChannel, DataSink
+from fsm.hypervisor.uris import safe_uri
+from fsm.images.workers import Worker
+
+MIB = 1024 * 1024
+
+CHUNK_BYTES = 32 * MIB
+"""The unit of work. Its start costs a few round trips, its end is where the workers even out."""
+
+BURST_S = 0.1
+"""What a throttled transfer that fell behind may make up for at full speed."""
+
+Progress = Callable[[int, int], None]
+"""Told, on the event loop, how many bytes of data and how many bytes of holes are done."""
+
+
+class Throttle:
+    """A limit in MiB/s for the sum of all transfers that share it, from any number of threads.
+
+    Every packet reserves the next free stretch of time; whoever reserved waits until its stretch is over.
+    Raises ``BadInput`` for a limit that is not positive.
+    """
+
+    def __init__(self, mib_per_s: float, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        if not mib_per_s > 0:
+            raise BadInput(f"a bandwidth of {mib_per_s} MiB/s is no limit: it must be above 0")
+        self._bytes_per_s = mib_per_s * MIB
+        self._clock_s = clock_s
+        self._lock = threading.Lock()
+        self._free_at_s = clock_s()
+
+    def take(self, size_bytes: int, stop: threading.Event) -> None:
+        """Wait until ``size_bytes`` more may pass, or until ``stop`` is set. Blocking."""
+        with self._lock:
+            now_s = self._clock_s()
+            self._free_at_s = max(self._free_at_s, now_s - BURST_S) + size_bytes / self._bytes_per_s
+            delay_s = self._free_at_s - now_s
+        if delay_s > 0:
+            stop.wait(delay_s)
+
+
+class Chunks:
+    """Hands out a file's ranges in ascending order, each once, to any number of threads.
+
+    Ranges start at multiples of ``CHUNK_BYTES``. They are as long as ``largest_bytes`` while much is left and
+    get shorter towards the end, so that all of ``sharers`` finish at about the same time.
+    """
+
+    def __init__(self, size_bytes: int, *, sharers: int = 1, largest_bytes: int = CHUNK_BYTES) -> None:
+        self._next = 0
+        self._end = size_bytes
+        self._shares = 2 * sharers
+        self._largest_bytes = largest_bytes
+        self._lock = threading.Lock()
+
+    def take(self) -> tuple[int, int] | None:
+        """Offset and length of the next range; None when there is none."""
+        with self._lock:
+            left_bytes = self._end - self._next
+            if left_bytes <= 0:
+                return None
+            length = min(left_bytes // self._shares, self._largest_bytes) // CHUNK_BYTES * CHUNK_BYTES
+            length = min(max(length, CHUNK_BYTES), left_bytes)
+            offset, self._next = self._next, self._next + length
+            return offset, length
+
+    def cut(self, end: int) -> None:
+        """Hand out nothing that starts at ``end`` or behind it."""
+        with self._lock:
+            self._end = min(self._end, end)
+
+
+class Tally:
+    """Counts what workers have done, and tells it on the event loop when it changed."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._lock = threading.Lock()
+        self._progress = progress
+        self._told = (0, 0)
+        self.data_bytes = 0
+        self.hole_bytes = 0
+
+    def add(self, data_bytes: int, hole_bytes: int) -> None:
+        """Count; from any thread."""
+        with self._lock:
+            self.data_bytes += data_bytes
+            self.hole_bytes += hole_bytes
+
+    def tell(self) -> None:
+        """Tell the sums if they changed since the last call; from the event loop only."""
+        with self._lock:
+            now = (self.data_bytes, self.hole_bytes)
+        if self._progress is not None and now != self._told:
+            self._told = now
+            self._progress(*now)
+
+
+@define
+class Reading:
+    """Reads ranges of one file of one host within a worker: stoppable, throttled, counted, complete."""
+
+    worker: Worker
+    channel: DataChannel
+    uri: str
+    path: str
+    tally: Tally = field(factory=Tally)
+    throttle: Throttle | None = None
+
+    def into(self, sink: DataSink, offset: int, length: int) -> None:
+        """Feed the range to ``sink``.
+
+        Raises ``Stopped``, what ``sink`` raises, and ``HostError`` when the host fails or the file ends
+        within the range.
+        """
+        gauge = _Gauge(self, sink, offset, offset + length)
+        try:
+            self.channel.read(self.path, offset, length, gauge)
+        except Exception as error:
+            # A binding may hide what stopped it behind an error of its own.
+            if gauge.failure is not None and gauge.failure is not error:
+                raise gauge.failure from error
+            raise
+        if gauge.position != gauge.end:
+            raise self.error(f"the file {self.path!r} ends at byte {gauge.position}, before byte {gauge.end}")
+
+    def error(self, message: str) -> HostError:
+        """An error of this host's file that the host did not raise."""
+        return HostError(message, host=safe_uri(self.uri), call="read")
+
+
+@define
+class _Gauge:
+    """Sits between a channel and a sink; lets each byte of a range pass once."""
+
+    reading: Reading
+    sink: DataSink
+    position: int
+    end: int
+    failure: Exception | None = None
+
+    def data(self, offset: int, chunk: bytes) -> None:
+        try:
+            self._enter(offset, len(chunk))
+            if self.reading.throttle is not None:
+                self.reading.throttle.take(len(chunk), self.reading.worker.stop)
+            self.reading.worker.check()
+            self.sink.data(offset, chunk)
+        except Exception as error:
+            self.failure = error
+            raise
+        self.position += len(chunk)
+        self.reading.tally.add(len(chunk), 0)
+
+    def hole(self, offset: int, length: int) -> None:
+        try:
+            self._enter(offset, length)
+            self.reading.worker.check()
+            self.sink.hole(offset, length)
+        except Exception as error:
+            self.failure = error
+            raise
+        self.position += length
+        self.reading.tally.add(0, length)
+
+    def _enter(self, offset: int, length: int) -> None:
+        """A hidden gap would become zeros in the copy, without anybody noticing."""
+        if offset != self.position or length < 0 or offset + length > self.end:
+            raise self.reading.error(
+                f"{length} bytes at {offset} of {self.reading.path!r} came out of turn: "
+                f"expected from {self.position} to {self.end}"
+            )

@@ -1,0 +1,293 @@
+"""Comparing the copy of a base with its original, through both hosts' data channels."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable
+from functools import lru_cache
+
+from attrs import define, field, frozen
+
+from fsm.errors import ImageCorrupt, VerificationFailed
+from fsm.hypervisor.port import Connector
+from fsm.hypervisor.uris import safe_uri
+from fsm.images.base_copy import CONNECTIONS
+from fsm.images.qcow2 import Image, read_image
+from fsm.images.transfer import CHUNK_BYTES, MIB, Chunks, Progress, Reading, Tally, Throttle
+from fsm.images.workers import Worker, run_workers
+
+_ZEROS = memoryview(bytes(MIB))
+
+
+@frozen
+class FileDigest:
+    """The digest of a whole file, equal on both hosts.
+
+    ``sha256`` is the SHA-256 over the binary SHA-256 digests of the file's chunks of ``chunk_bytes`` each, in
+    order: one plain digest of the whole could use one processor and one stream only.
+    """
+
+    sha256: str
+    chunk_bytes: int
+    size_bytes: int
+
+
+@frozen
+class _Pair:
+    """The two files to compare: one path on two hosts."""
+
+    connector: Connector
+    source_uri: str
+    destination_uri: str
+    path: str
+
+    @property
+    def uris(self) -> tuple[str, str]:
+        return (self.source_uri, self.destination_uri)
+
+    @property
+    def file_name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    def differ(self, message: str, offset: int | None = None) -> VerificationFailed:
+        source, destination = map(safe_uri, self.uris)
+        return VerificationFailed(
+            message, path=self.path, source=source, destination=destination, offset=offset
+        )
+
+
+async def compare_tables(
+    connector: Connector, source_uri: str, destination_uri: str, path: str, image_format: str
+) -> Image | None:
+    """Compare the lengths of the two files and, of a qcow2 image, header and snapshot table.
+
+    The first cluster (header, its extensions, the backing file's name) is compared byte for byte. Returns the
+    image's header and snapshots, None for another format.
+
+    Raises ``VerificationFailed`` when they differ, ``ImageCorrupt`` when the original can't be understood,
+    and the hosts' errors.
+    """
+    pair = _Pair(connector, source_uri, destination_uri, path)
+    source_bytes, destination_bytes = [await _size_bytes(pair, uri) for uri in pair.uris]
+    if source_bytes is None:
+        raise pair.differ("the original is not there")
+    if destination_bytes is None:
+        raise pair.differ("the copy is not there")
+    if source_bytes != destination_bytes:
+        raise pair.differ(f"the original is {source_bytes} bytes long, the copy {destination_bytes}")
+    return await _compare_qcow2(pair, source_bytes) if image_format == "qcow2" else None
+
+
+async def _size_bytes(pair: _Pair, uri: str) -> int | None:
+    host = await pair.connector.connect(uri)
+    try:
+        facts = await host.storage.stat(pair.path)
+    finally:
+        await host.close()
+    return None if facts is None else facts.size_bytes
+
+
+async def _compare_qcow2(pair: _Pair, size_bytes: int) -> Image:
+    tables: dict[int, tuple[Image, bytes] | ImageCorrupt] = {}
+
+    def work(worker: Worker) -> None:
+        uri = pair.uris[worker.index]
+        content = _Content(Reading(worker, worker.open(pair.connector, uri), uri, pair.path), size_bytes)
+        try:
+            image = read_image(content.read)
+        except ImageCorrupt as error:
+            tables[worker.index] = error
+        else:
+            tables[worker.index] = (image, content.read(0, image.header.cluster_bytes))
+
+    await run_workers(2, work, name=f"tables of {pair.file_name}")
+    source, destination = tables[0], tables[1]
+    if isinstance(source, ImageCorrupt):
+        raise ImageCorrupt(
+            f"{safe_uri(pair.source_uri)}: {pair.path!r}: {source}",
+            remedy="look at the original with 'qemu-img check'; it was not changed",
+        ) from source
+    if isinstance(destination, ImageCorrupt):
+        raise pair.differ(f"the original can be read, the copy not: {destination}") from destination
+    _demand_equal_tables(pair, source, destination)
+    return source[0]
+
+
+def _demand_equal_tables(pair: _Pair, source: tuple[Image, bytes], destination: tuple[Image, bytes]) -> None:
+    (original, original_head), (copy, copy_head) = source, destination
+    if original_head != copy_head:
+        offset = _first_difference(original_head, copy_head)
+        raise pair.differ(f"their headers differ from byte {offset} on", offset)
+    for index, (ours, theirs) in enumerate(zip(original.snapshots, copy.snapshots, strict=True), start=1):
+        if ours != theirs:
+            raise pair.differ(f"snapshot {index} of the table, {ours.name!r}, reads {theirs} in the copy")
+
+
+async def compare_digests(
+    connector: Connector,
+    source_uri: str,
+    destination_uri: str,
+    path: str,
+    size_bytes: int,
+    *,
+    connections: int = CONNECTIONS,
+    throttle: Throttle | None = None,
+    progress: Progress | None = None,
+) -> FileDigest:
+    """Read all ``size_bytes`` bytes on both hosts, ``connections`` channels to each, and compare digests.
+
+    Holes are not read; they count as the zeros they stand for. ``progress`` and ``throttle`` count the bytes
+    of both sides together, so the end is at twice the file.
+
+    Raises ``VerificationFailed`` with the first byte that differs, and the hosts' errors. Cancelling works as
+    with ``copy_file``.
+    """
+    pair = _Pair(connector, source_uri, destination_uri, path)
+    job = _DigestJob(size_bytes)
+    tally = Tally(progress)
+
+    def work(worker: Worker) -> None:
+        side = worker.index % 2
+        uri = pair.uris[side]
+        reading = Reading(worker, worker.open(connector, uri), uri, path, tally, throttle)
+        while (chunk := job.chunks[side].take()) is not None:  # bounded by the file's size
+            worker.check()
+            hasher = _Hasher()
+            reading.into(hasher, *chunk)
+            job.put(side, chunk[0], hasher.digest())
+
+    count = 2 * max(1, min(connections, -(-size_bytes // CHUNK_BYTES))) if size_bytes else 0
+    if count:
+        await run_workers(count, work, name=f"digest of {pair.file_name}", tick=tally.tell)
+    if job.first_bad is not None:
+        raise await _difference(pair, job.first_bad, min(CHUNK_BYTES, size_bytes - job.first_bad))
+    return FileDigest(job.digest(), CHUNK_BYTES, size_bytes)
+
+
+@define
+class _DigestJob:
+    """The digests of both sides' chunks. A chunk that differs ends the handing out of those behind it."""
+
+    size_bytes: int
+    first_bad: int | None = None
+    chunks: tuple[Chunks, Chunks] = field(init=False)
+    _digests: tuple[dict[int, bytes], dict[int, bytes]] = field(factory=lambda: ({}, {}))
+    _lock: threading.Lock = field(factory=threading.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        self.chunks = (Chunks(self.size_bytes), Chunks(self.size_bytes))
+
+    def put(self, side: int, offset: int, digest: bytes) -> None:
+        with self._lock:
+            self._digests[side][offset] = digest
+            other = self._digests[1 - side].get(offset, digest)
+            if other == digest or (self.first_bad is not None and self.first_bad < offset):
+                return
+            self.first_bad = offset
+        for chunks in self.chunks:
+            chunks.cut(offset)
+
+    def digest(self) -> str:
+        """Over the chunks' digests in order."""
+        source = self._digests[0]
+        return hashlib.sha256(b"".join(source[offset] for offset in sorted(source))).hexdigest()
+
+
+async def _difference(pair: _Pair, chunk_offset: int, length: int) -> VerificationFailed:
+    """What to raise for a chunk whose digests differ: both sides are read once more to find the byte."""
+    found: list[int] = []
+
+    def work(worker: Worker) -> None:
+        source, destination = (
+            _Content(Reading(worker, worker.open(pair.connector, uri), uri, pair.path), chunk_offset + length)
+            for uri in pair.uris
+        )
+        for offset in range(chunk_offset, chunk_offset + length, MIB):
+            ours, theirs = source.read(offset, MIB), destination.read(offset, MIB)
+            if ours != theirs:
+                found.append(offset + _first_difference(ours, theirs))
+                return
+
+    await run_workers(1, work, name=f"difference in {pair.file_name}")
+    where = f"the {length} bytes from {chunk_offset} on have different digests"
+    if found:
+        return pair.differ(f"{where}; the first byte that differs is {found[0]}", found[0])
+    return pair.differ(f"{where}, yet a second reading of both agreed", chunk_offset)
+
+
+def _first_difference(ours: bytes, theirs: bytes) -> int:
+    """The index of the first byte that differs; the shorter's length where one is the other's beginning."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((at for at, (our, their) in pairs if our != their), min(len(ours), len(theirs)))
+
+
+@define
+class _Content:
+    """Small pieces of a file of ``size_bytes`` as bytes, fewer where the file ends."""
+
+    reading: Reading
+    size_bytes: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        length = max(0, min(length, self.size_bytes - offset))
+        collected = _Collector()
+        if length:
+            self.reading.into(collected, offset, length)
+        return b"".join(collected.parts)
+
+
+@define
+class _Collector:
+    """A sink that keeps what it is given; for pieces of a few MiB."""
+
+    parts: list[bytes] = field(factory=list)
+
+    def data(self, _offset: int, chunk: bytes) -> None:
+        self.parts.append(chunk)
+
+    def hole(self, _offset: int, length: int) -> None:
+        self.parts.append(bytes(length))
+
+
+class _Hasher:
+    """A sink that digests; holes count as zeros, and a range that is one hole costs nothing."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._zero_bytes = 0  # not hashed yet
+        self._began = False
+
+    def data(self, _offset: int, chunk: bytes) -> None:
+        self._hash_zeros()
+        self._began = True
+        self._hash.update(chunk)
+
+    def hole(self, _offset: int, length: int) -> None:
+        self._zero_bytes += length
+
+    def digest(self) -> bytes:
+        if not self._began:
+            return _digest_of_zeros(self._zero_bytes)
+        self._hash_zeros()
+        return self._hash.digest()
+
+    def _hash_zeros(self) -> None:
+        if self._zero_bytes:
+            self._began = True
+            for zeros in _zeros(self._zero_bytes):
+                self._hash.update(zeros)
+            self._zero_bytes = 0
+
+
+def _zeros(length: int) -> Iterable[memoryview]:
+    for done in range(0, length, len(_ZEROS)):
+        yield _ZEROS[: length - done]
+
+
+@lru_cache(maxsize=16)
+def _digest_of_zeros(length: int) -> bytes:
+    zeros = hashlib.sha256()
+    for part in _zeros(length):
+        zeros.update(part)
+    return zeros.digest()
