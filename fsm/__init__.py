@@ -1,0 +1,49 @@
+"""Live migration of libvirt/QEMU domains that keeps the internal snapshots of their qcow2 images.
+
+The public names; everything else may change without notice.
+"""
+
+from fsm.engine.context import Progress
+from fsm.engine.engine import Engine, Handle
+from fsm.engine.plan import Request, Side, Verify
+from fsm.engine.result import Result
+from fsm.errors import (
+    ActionFailed,
+    BadInput,
+    FsmError,
+    HostError,
+    HostUnreachable,
+    JournalCorrupt,
+    NotFound,
+    OperationBlocked,
+    OutcomeUnknown,
+    SpecError,
+    TransitionRefused,
+)
+from fsm.machine.guard import Verdict, check, permits
+from fsm.machine.operations import Operation
+
+__all__ = [
+    "ActionFailed",
+    "BadInput",
+    "Engine",
+    "FsmError",
+    "Handle",
+    "HostError",
+    "HostUnreachable",
+    "JournalCorrupt",
+    "NotFound",
+    "Operation",
+    "OperationBlocked",
+    "OutcomeUnknown",
+    "Progress",
+    "Request",
+    "Result",
+    "Side",
+    "SpecError",
+    "TransitionRefused",
+    "Verdict",
+    "Verify",
+    "check",
+    "permits",
+]

@@ -1,0 +1,188 @@
+"""The activities of states, bound to work on the hosts. Each can be taken over by another engine.
+
+An activity returns when its work is done and raises when it failed; what that means for the migration is
+decided afterwards, from what both hosts show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from fsm.engine.commit import commit_at_destination, commit_at_source
+from fsm.engine.context import Context
+from fsm.engine.plan import Base, Side, Verify
+from fsm.engine.preflight import preflight
+from fsm.errors import HostError, HostUnreachable, NotFound, OutcomeUnknown
+from fsm.hypervisor.domain_xml import with_disk_sources
+from fsm.hypervisor.port import Host
+from fsm.hypervisor.values import JobProgress, MigrationRequest
+from fsm.images.base_copy import Throttle, copy_file
+from fsm.images.verify import compare_digests, compare_tables
+from fsm.machine.observation import Job
+
+Activity = Callable[[Context], Awaitable[None]]
+
+# The net below libvirt's events: how long a lost event can go unnoticed.
+POLL_S = 1.0
+
+
+async def copy_bases(context: Context) -> None:
+    """Copy every base, one after another, each over several connections; then compare."""
+    await context.unless_aborted(_copy_bases(context))
+    context.outcome["copies_verified"] = True
+
+
+async def _copy_bases(context: Context) -> None:
+    connector, request = context.hosts.connector, context.request
+    uris = (request.source_uri, request.destination_uri)
+    bases = context.history.bases.bases
+    total_bytes = sum(base.allocated_bytes for base in bases)
+    throttle = Throttle(request.bandwidth_mib_per_s) if request.bandwidth_mib_per_s else None
+    before_bytes = 0
+    not_durable: list[str] = []
+    for base in bases:
+
+        def tell(data_bytes: int, _hole_bytes: int, before_bytes: int = before_bytes) -> None:
+            context.progress("base copy", before_bytes + data_bytes, total_bytes)
+
+        result = await copy_file(
+            connector,
+            *uris,
+            base.path,
+            base.size_bytes,
+            connections=request.connections,
+            throttle=throttle,
+            progress=tell,
+        )
+        before_bytes += result.data_bytes
+        if not await _made_durable(context, base):
+            not_durable.append(base.path)
+        if request.verify is Verify.FULL:
+            await compare_digests(
+                connector,
+                *uris,
+                base.path,
+                base.size_bytes,
+                connections=request.connections,
+                throttle=throttle,
+                progress=partial(_tell_verified, context, 2 * base.size_bytes),
+            )
+    # Such a file reaches stable storage with the commit's own flush; the original stays until then.
+    context.outcome["durable_with_commit"] = not_durable
+
+
+def _tell_verified(context: Context, total_bytes: int, data_bytes: int, hole_bytes: int) -> None:
+    context.progress("verify", data_bytes + hole_bytes, total_bytes)
+
+
+async def _made_durable(context: Context, base: Base) -> bool:
+    """Compare the copy's tables with the original's and make it durable; False where nothing can."""
+    connector, request = context.hosts.connector, context.request
+    uris = (request.source_uri, request.destination_uri)
+    image = await compare_tables(connector, *uris, base.path, base.format)
+    # A raw disk's content is the guest's: no tool may take it for an image. Autoclear features stand for what
+    # qemu-img, which makes durable, would write anew in another place, such as bitmaps.
+    if image is None or image.header.autoclear_features:
+        return False
+    destination = await context.host(Side.DESTINATION)
+    if not await destination.storage.make_durable(base.path):
+        return False
+    await compare_tables(connector, *uris, base.path, base.format)  # qemu-img has had it open
+    return True
+
+
+async def migrate(context: Context) -> None:
+    """Ask libvirt to migrate and watch; or, where a migration runs already, watch that one."""
+    source = await context.host(Side.SOURCE)
+    uuid = context.planned.domain_uuid
+    facts = await source.domain(uuid)
+    if facts is not None and facts.job is Job.MIGRATION_OUT:
+        await _watch_job(context, source, None)
+        return
+    call = asyncio.ensure_future(source.migrate(uuid, await _migration_request(context, source)))
+    try:
+        await _watch_job(context, source, call)
+    finally:
+        # Let go from outside or given up on: libvirt's migration goes on by itself.
+        call.cancel()
+
+
+async def _migration_request(context: Context, source: Host) -> MigrationRequest:
+    uuid, request = context.planned.domain_uuid, context.request
+    overlays = {overlay.target: (overlay.path, "qcow2") for overlay in context.planned.overlays}
+    return MigrationRequest(
+        destination_uri=request.peer_uri or request.destination_uri,
+        migrate_uri=request.migrate_uri,
+        # The overlay stays in both definitions until it is committed: a domain that is started from its
+        # base before that would lose what the overlay holds.
+        destination_xml=with_disk_sources(await source.domain_xml(uuid), overlays),
+        persistent_xml=with_disk_sources(await source.persistent_xml(uuid), overlays),
+        disks=context.planned.targets,
+        bandwidth_mib_per_s=request.bandwidth_mib_per_s,
+        unsafe="unsafe" in request.accept,
+    )
+
+
+async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] | None) -> None:
+    """Until the job ends: tell its progress, hand an abort on, end it when it stalls.
+
+    ``call`` is our own call of the migration, None for one that another engine began.
+    """
+    last: JobProgress | None = None
+    gave_up_at_s = 0.0
+    while call is None or not call.done():  # bounded: a stalled job is aborted, then given up
+        await _next_event(context, call)
+        progress = await _progress(context, source, last)
+        if progress is None and call is None:
+            return
+        if progress is not None and progress != last:
+            last = progress
+            context.progress("memory", progress.memory_done_bytes, progress.memory_total_bytes)
+            context.progress("overlay", progress.disk_done_bytes, progress.disk_total_bytes)
+        if not context.abort.is_set() and not context.stalled():
+            continue
+        now_s = context.clock.monotonic_s()
+        gave_up_at_s = gave_up_at_s or now_s
+        if now_s - gave_up_at_s > context.step_timeout_s:
+            raise OutcomeUnknown(
+                "the migration job did not end when aborted", host=source.uri, call="migrate"
+            )
+        await _abort_job(context, source)
+    if call is not None:
+        call.result()
+
+
+async def _next_event(context: Context, call: asyncio.Future[None] | None) -> None:
+    """Until the call returns, libvirt tells of a change, or the poll is due."""
+    change = asyncio.ensure_future(context.wait_change(Side.SOURCE, POLL_S))
+    try:
+        await asyncio.wait({change} | ({call} if call else set()), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        change.cancel()
+
+
+async def _progress(context: Context, source: Host, last: JobProgress | None) -> JobProgress | None:
+    """The job's progress, None without a job. A source that does not answer may be busy in QEMU."""
+    try:
+        return await source.migration_progress(context.planned.domain_uuid)
+    except HostUnreachable:
+        return last or JobProgress()
+    except NotFound:
+        # Handed over and undefined; the call itself returns a moment later.
+        return None
+
+
+async def _abort_job(context: Context, source: Host) -> None:
+    try:
+        await source.abort_job(context.planned.domain_uuid)
+    except HostError as error:
+        # Too late to abort, or not reachable: how the job ends is seen all the same.
+        context.outcome["abort"] = str(error)
+
+
+ACTIVITIES: dict[str, Activity] = {
+    function.__name__.replace("_", "-"): function
+    for function in (preflight, copy_bases, migrate, commit_at_destination, commit_at_source)
+}

@@ -1,0 +1,114 @@
+"""Why a migration left its way, and one thing to do about it: what ``fsm show`` tells at night."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from fsm.engine.context import Context
+from fsm.engine.plan import Request, Side
+from fsm.errors import ActionFailed, HostError
+from fsm.hypervisor.port import Host
+from fsm.machine.observation import DomainState, Layer, Observation
+from fsm.machine.observation import Host as SeenHost
+
+MIB = 1 << 20
+# Below this a file system counts as full: QEMU gets no new cluster, libvirt no new file.
+FULL_BYTES = 16 * MIB
+
+
+@frozen
+class Cause:
+    """What happened, and what to do."""
+
+    what: str
+    remedy: str = ""
+
+
+def of_trigger(trigger: str, seen: Observation, request: Request, migration: str) -> Cause:
+    """Why a trigger was fired that leads away from success, as the observation shows it."""
+    sides = {Side.SOURCE: seen.source, Side.DESTINATION: seen.destination}
+    match trigger:
+        case "abort":
+            return Cause("an abort was asked for")
+        case "stop-domain":
+            return Cause("the domain was shut off", "start it, then migrate again")
+        case "lose-sight":
+            return _lost(sides, request, migration)
+        case "find-split-brain":
+            return Cause(
+                "both hosts run an instance of the domain",
+                f"find out which one has the current data, destroy the other, then: fsm retry {migration}",
+            )
+        case "find-unexpected":
+            return _unexpected(sides, request, migration)
+        case _:
+            return Cause(trigger.replace("-", " "))
+
+
+def _lost(sides: dict[Side, SeenHost], request: Request, migration: str) -> Cause:
+    gone = [side for side, host in sides.items() if not host.reachable]
+    waiting = sides[Side.DESTINATION].domain
+    if not gone and waiting is not None and waiting.state is DomainState.PAUSED:
+        return Cause(
+            f"{request.destination_uri} keeps an instance that waits for a migration which is over",
+            "destroy it there; if that times out, stop libvirtd there, remove the domain's status file "
+            f"from /run/libvirt/qemu and start it again; then: fsm retry {migration}",
+        )
+    if not gone:
+        return Cause("nothing has changed for too long", f"fsm show {migration}; then: fsm retry {migration}")
+    names = " and ".join(f"the {side} {request.uri(side)}" for side in gone)
+    fenced = " ".join(f"--fenced {side}" for side in gone)
+    return Cause(
+        f"{names} can't be reached",
+        f"bring it back, then: fsm retry {migration}; "
+        f"or, only if it is certain to be off: fsm retry {migration} {fenced}",
+    )
+
+
+def _unexpected(sides: dict[Side, SeenHost], request: Request, migration: str) -> Cause:
+    for side, host in sides.items():
+        disks = host.domain.disks if host.domain else ()
+        for disk in disks:
+            if disk.layer is Layer.FOREIGN:
+                chain = " on ".join(disk.chain) or "no image"
+                return Cause(
+                    f"{request.uri(side)}: disk {disk.target} is on layers that are not ours: {chain}",
+                    f"commit what is above the overlay back into it, then: fsm retry {migration}",
+                )
+    if not any(host.domain for host in sides.values()):
+        return Cause(
+            "neither host has the domain any more",
+            f"define it again, on its overlays, as recorded: fsm show {migration} --recorded-xml",
+        )
+    return Cause("the hosts show what no step of a migration leads to", f"fsm show {migration}")
+
+
+async def explain_commit(context: Context, host: Host, error: ActionFailed, activity: str) -> ActionFailed:
+    """The same error with the cause that can be found; block job events themselves carry none."""
+    if error.remedy:
+        return error
+    try:
+        cause = await _of_commit(context, host)
+    except HostError:
+        return error
+    what = f"{error.message}; {cause.what}" if cause.what else error.message
+    return ActionFailed(activity, what, remedy=cause.remedy)
+
+
+async def _of_commit(context: Context, host: Host) -> Cause:
+    safe = "the guest's data is in the overlay"
+    facts = await host.domain(context.planned.domain_uuid)
+    errors = dict(facts.disk_errors) if facts else {}
+    for overlay in context.planned.overlays:
+        directory = overlay.base.rpartition("/")[0] or "/"
+        free_bytes = await host.storage.free_bytes(directory)
+        if errors.get(overlay.target) == "no-space" or free_bytes < FULL_BYTES:
+            what = f"{directory} has {free_bytes // MIB} MiB free"
+            return Cause(what, f"free space in {directory} on {host.uri}; {safe}")
+    if errors:
+        targets = ", ".join(sorted(errors))
+        return Cause(f"I/O errors on {targets}", f"look at the storage of {host.uri}; {safe}")
+    if "apparmor" in (await host.identity()).security_models:
+        remedy = f"allow QEMU on {host.uri} to write to the bases in libvirt's AppArmor abstraction; {safe}"
+        return Cause("AppArmor confines QEMU there", remedy)
+    return Cause("", f"look into libvirt's and QEMU's logs on {host.uri}; {safe}")

@@ -1,0 +1,216 @@
+"""The single checks of preflight: each looks at what was read and returns its findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+
+from fsm.engine.plan import Request, Side
+from fsm.hypervisor.domain_xml import BootFile
+from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, HostIdentity, SnapshotMetadata
+from fsm.machine.observation import DomainState, Job
+
+MIB = 1 << 20
+# What an overlay may need at the source, and later at the destination, before it is merged: a share of the
+# disk's virtual size, and at least so much that a small disk's guest may write a while.
+OVERLAY_SHARE = 20
+OVERLAY_LEAST_BYTES = 64 * MIB
+
+
+@frozen
+class Finding:
+    """One reason against a migration. ``check`` is the name by which it may be accepted, where it may be."""
+
+    check: str
+    host: str
+    message: str
+    remedy: str = ""
+
+
+def overlay_reserve_bytes(files: Iterable[FileFacts]) -> int:
+    """Space to keep for the overlays on these bases."""
+    return sum(max(OVERLAY_LEAST_BYTES, file.capacity_bytes // OVERLAY_SHARE) for file in files)
+
+
+def hosts(source: HostIdentity, destination: HostIdentity, request: Request) -> list[Finding]:
+    """The hosts differ, and neither confines QEMU in a way that is known to break the commit."""
+    found = []
+    if source.uuid == destination.uuid:
+        found.append(
+            Finding(
+                "same-host",
+                request.shown_uri(Side.DESTINATION),
+                f"source and destination are the same host: {source.hostname}, host UUID {source.uuid}",
+                "name another destination; if these are two, set host_uuid in libvirtd.conf",
+            )
+        )
+    for uri, identity in (
+        (request.shown_uri(Side.SOURCE), source),
+        (request.shown_uri(Side.DESTINATION), destination),
+    ):
+        if "apparmor" in identity.security_models:
+            found.append(
+                Finding(
+                    "apparmor",
+                    uri,
+                    "AppArmor confines QEMU there and denies writing to a base: the commit would fail",
+                    "allow it in the host's libvirt-qemu abstraction, then pass --accept apparmor",
+                )
+            )
+    return found
+
+
+def domain(facts: DomainFacts, uri: str) -> list[Finding]:
+    """The domain runs, is persistent, and nothing else is going on with it."""
+
+    def against(check: str, message: str, remedy: str) -> Finding:
+        return Finding(check, uri, f"domain {facts.name}: {message}", remedy)
+
+    found = []
+    if facts.state is DomainState.SHUT_OFF:
+        found.append(against("not-running", "it is shut off", "start it"))
+    elif facts.state is not DomainState.RUNNING and facts.reason != "user":
+        found.append(against("not-running", f"it is {facts.state} ({facts.reason})", "resume or restart it"))
+    if not facts.persistent:
+        found.append(
+            against("transient", "it is transient", "define it, so that it has a definition to move")
+        )
+    if facts.job is not Job.NONE:
+        what = "a migration" if facts.job in (Job.MIGRATION_OUT, Job.MIGRATION_IN) else "another job"
+        found.append(against("job", f"{what} of it is under way", "wait for its end: virsh domjobinfo"))
+    if facts.backup_running:
+        found.append(against("backup", "a backup of it runs", "wait for its end: virsh domjobinfo"))
+    if facts.checkpoints:
+        names = ", ".join(facts.checkpoints)
+        found.append(
+            against("checkpoints", f"it has checkpoints: {names}", "delete them: virsh checkpoint-delete")
+        )
+    return found
+
+
+def disks(facts: DomainFacts, request: Request) -> list[Finding]:
+    """There is a disk to move, and each that does move can be moved."""
+    moving = [found for found in facts.disks if migrates(found, request)]
+    findings = [finding for found in moving for finding in disk(found, request.shown_uri(Side.SOURCE))]
+    if not moving:
+        message = f"domain {facts.name} has no disk whose content would have to be moved"
+        findings.append(
+            Finding(
+                "no-disk", request.shown_uri(Side.SOURCE), message, "virsh migrate --live is enough for it"
+            )
+        )
+    return findings
+
+
+def excluded_disks(facts: DomainFacts, request: Request) -> list[Finding]:
+    """Every disk that is to be left alone exists."""
+    known = [disk.target for disk in facts.disks]
+    return [
+        Finding(
+            "no-such-disk",
+            request.shown_uri(Side.SOURCE),
+            f"domain {facts.name} has no disk {target!r}; it has: {', '.join(known)}",
+            "name one of these with --exclude-disk",
+        )
+        for target in request.exclude_disks
+        if target not in known
+    ]
+
+
+def migrates(disk: DiskFacts, request: Request) -> bool:
+    """Whether a disk's content must be moved: it is writable, and neither shared nor on the network."""
+    left_alone = disk.read_only or disk.shareable or disk.target in request.exclude_disks
+    return disk.device == "disk" and disk.source_type != "network" and bool(disk.chain) and not left_alone
+
+
+def disk(found: DiskFacts, uri: str) -> list[Finding]:
+    """A disk that migrates is a qcow2 or raw file without anything below or above it."""
+
+    def against(check: str, message: str, remedy: str) -> Finding:
+        return Finding(check, uri, f"disk {found.target} ({found.source}): {message}", remedy)
+
+    problems = []
+    if found.source_type != "file":
+        problems.append(
+            against(
+                "disk-type",
+                f"source type {found.source_type!r} can't be moved yet",
+                "use a file, or exclude it",
+            )
+        )
+    if found.format not in ("qcow2", "raw"):
+        problems.append(
+            against(
+                "disk-format", f"format {found.format or 'unknown'} can't be moved", "convert it to qcow2"
+            )
+        )
+    if len(found.chain) > 1:
+        below = ", ".join(found.chain[1:])
+        problems.append(
+            against("backing-file", f"it has a backing file: {below}", "commit or pull it: virsh blockcommit")
+        )
+    if found.block_job is not None:
+        problems.append(
+            against(
+                "block-job", f"a block job runs: {found.block_job.kind}", "wait for its end: virsh blockjob"
+            )
+        )
+    if found.transient:
+        problems.append(
+            against("disk-transient", "it is a transient disk", "exclude it, or make it permanent")
+        )
+    if found.encrypted:
+        problems.append(against("disk-encrypted", "it is encrypted; that can't be moved yet", "exclude it"))
+    if "\n" in found.source:
+        problems.append(against("path", "its path has a line break", "rename the file"))
+    return problems
+
+
+def snapshots(found: Iterable[SnapshotMetadata], uri: str) -> list[Finding]:
+    """All snapshots are internal."""
+    external = [snapshot.name for snapshot in found if snapshot.external]
+    if not external:
+        return []
+    return [
+        Finding(
+            "external-snapshot",
+            uri,
+            f"external snapshots can't be carried: {', '.join(external)}",
+            "delete them: virsh snapshot-delete",
+        )
+    ]
+
+
+def space(need_bytes: int, free_bytes: int, directory: str, uri: str, what: str) -> list[Finding]:
+    """A directory's file system has room."""
+    if free_bytes >= need_bytes:
+        return []
+    return [
+        Finding(
+            "space",
+            uri,
+            f"{directory} has {free_bytes // MIB} MiB free; {what} needs {-(-need_bytes // MIB)} MiB",
+            "free space there",
+        )
+    ]
+
+
+def boot_file_missing(file: BootFile, domain_name: str, uri: str) -> Finding:
+    """A file that the domain needs to run is not at the destination."""
+    return Finding(
+        "file-missing",
+        uri,
+        f"{file.path} is missing there; domain {domain_name} uses it as its {file.kind}",
+        "copy it there, or eject it",
+    )
+
+
+def path_taken(path: str, uri: str) -> Finding:
+    """A file that would have to be made exists already; it is never overwritten."""
+    return Finding(
+        "path-taken",
+        uri,
+        f"{path} exists already and is not overwritten",
+        "if it is an old copy that nobody needs, remove it",
+    )

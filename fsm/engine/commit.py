@@ -1,0 +1,118 @@
+"""The active block commit of a domain's overlays, at whichever host the domain is.
+
+It takes over what it finds: disks that are committed already, commits that run or are ready. A commit that
+fails leaves the overlay as it was, so it can be tried again.
+"""
+
+from __future__ import annotations
+
+from fsm.engine.causes import explain_commit
+from fsm.engine.context import Context
+from fsm.engine.observe import in_machine_terms
+from fsm.engine.plan import Side
+from fsm.errors import ActionFailed
+from fsm.hypervisor.port import Host
+from fsm.hypervisor.values import DomainFacts, Overlay
+from fsm.machine.observation import Disk, DomainState, Layer
+
+# The net below libvirt's block job events.
+POLL_S = 1.0
+PAUSED_BY_START = frozenset({"user", "starting-up", "unknown"})
+
+
+async def commit_at_source(context: Context) -> None:
+    """Commit at the source."""
+    await _commit(context, Side.SOURCE, "commit-at-source")
+
+
+async def commit_at_destination(context: Context) -> None:
+    """Commit at the destination."""
+    await _commit(context, Side.DESTINATION, "commit-at-destination")
+
+
+async def _commit(context: Context, side: Side, activity: str) -> None:
+    host = await context.host(side)
+    facts = await _facts(context, host, activity)
+    if facts.state is DomainState.SHUT_OFF:
+        # libvirt commits running domains only. The record tells a later engine whose pause this is.
+        await context.note("start-paused", {"started_paused": True})
+        await host.start_paused(facts.uuid)
+    try:
+        for overlay in context.planned.overlays:
+            await _begin(context, host, overlay, activity)
+        await _until_ready(context, host, side, activity)
+        for overlay in context.planned.overlays:
+            await _pivot(context, host, overlay, activity)
+    except ActionFailed as error:
+        raise await explain_commit(context, host, error, activity) from error
+    finally:
+        await _stop_again(context, host)
+    facts = await _facts(context, host, activity)
+    if facts.state is DomainState.PAUSED and facts.reason == "io-error":
+        await host.resume(facts.uuid)
+
+
+async def _facts(context: Context, host: Host, activity: str) -> DomainFacts:
+    facts = await host.domain(context.planned.domain_uuid)
+    if facts is None:
+        raise ActionFailed(activity, f"{host.uri}: the domain is gone", retryable=False)
+    return facts
+
+
+async def _disks(context: Context, host: Host, activity: str) -> dict[str, Disk]:
+    """The planned disks as they are now; nothing is done to a domain with a layer that isn't ours."""
+    facts = await _facts(context, host, activity)
+    disks = in_machine_terms(facts, context.planned).disks
+    if foreign := [disk.target for disk in disks if disk.layer is Layer.FOREIGN]:
+        raise ActionFailed(
+            activity,
+            f"{host.uri}: disks {', '.join(foreign)} are on layers that this migration did not make",
+            retryable=False,
+            remedy="find out who made them and commit them back into the overlay",
+        )
+    if facts.state is DomainState.SHUT_OFF:
+        raise ActionFailed(activity, f"{host.uri}: the domain was shut off meanwhile")
+    return {disk.target: disk for disk in disks}
+
+
+async def _begin(context: Context, host: Host, overlay: Overlay, activity: str) -> None:
+    disk = (await _disks(context, host, activity))[overlay.target]
+    if disk.layer is Layer.OVERLAY and disk.block_job is None:
+        limit = context.request.bandwidth_mib_per_s
+        await host.start_commit(context.planned.domain_uuid, overlay, limit)
+
+
+async def _until_ready(context: Context, host: Host, side: Side, activity: str) -> None:
+    """Wait until each disk is ready to pivot or has been pivoted."""
+    while True:  # ends with readiness, with a lost job, or with the stall check
+        disks = (await _disks(context, host, activity)).values()
+        waiting = [disk for disk in disks if disk.block_job is not None and not disk.block_job.ready]
+        if lost := [disk.target for disk in disks if disk.layer is Layer.OVERLAY and disk.block_job is None]:
+            raise ActionFailed(activity, f"{host.uri}: the block commit of {', '.join(lost)} has failed")
+        jobs = [disk.block_job for disk in disks if disk.block_job is not None]
+        done = sum(job.current_bytes for job in jobs)
+        total = sum(job.end_bytes for job in jobs)
+        if done != context.outcome.get("committed_bytes"):
+            context.outcome["committed_bytes"] = done
+            context.progress("commit", done, total)
+        if not waiting:
+            return
+        if context.stalled():
+            raise ActionFailed(activity, f"{host.uri}: the block commit makes no progress")
+        await context.wait_change(side, POLL_S)
+
+
+async def _pivot(context: Context, host: Host, overlay: Overlay, activity: str) -> None:
+    disk = (await _disks(context, host, activity))[overlay.target]
+    if disk.block_job is not None:
+        await host.pivot(context.planned.domain_uuid, overlay.target)
+
+
+async def _stop_again(context: Context, host: Host) -> None:
+    """Shut a domain off again that was started, paused, for the commit alone."""
+    if not context.history.started_paused:
+        return
+    facts = await host.domain(context.planned.domain_uuid)
+    if facts and facts.state is DomainState.PAUSED and facts.reason in PAUSED_BY_START:
+        await host.destroy(facts.uuid)
+    await context.note("start-paused", {"started_paused": False})

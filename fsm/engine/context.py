@@ -1,0 +1,127 @@
+"""What actions and activities are given to work with: the plan, the two hosts, and a way to tell progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from attrs import define, field, frozen
+
+from fsm.engine.clock import Clock
+from fsm.engine.history import History
+from fsm.engine.plan import Plan, Request, Side
+from fsm.errors import ActionFailed, FsmError
+from fsm.hypervisor.port import Connector, Host, Watch
+from fsm.journal.records import Data
+
+T = TypeVar("T")
+
+
+@frozen
+class Progress:
+    """How far one phase has come. ``total_bytes`` 0 means not known yet."""
+
+    migration: str
+    phase: str
+    done_bytes: int
+    total_bytes: int
+
+
+class Aborted(FsmError):
+    """The step was given up because somebody asked to abort the migration."""
+
+
+@define
+class Hosts:
+    """The two hosts of a migration, connected when first needed."""
+
+    connector: Connector
+    request: Request
+    _open: dict[Side, Host] = field(factory=dict)
+
+    async def get(self, side: Side) -> Host:
+        """The host; raises ``HostUnreachable`` when it can't be connected."""
+        if side not in self._open:
+            self._open[side] = await self.connector.connect(self.request.uri(side))
+        return self._open[side]
+
+    async def close(self) -> None:
+        """Close what is open."""
+        for host in self._open.values():
+            await host.close()
+        self._open.clear()
+
+
+@define
+class Context:
+    """One migration's work environment.
+
+    ``outcome`` collects what goes into the step's outcome record; ``note`` writes a record at once, for what
+    a later engine must know before the step ends. ``claim`` reserves the domain in the journal.
+    """
+
+    migration: str
+    request: Request
+    hosts: Hosts
+    clock: Clock
+    history: History
+    step_timeout_s: float
+    note: Callable[[str, Data], Awaitable[None]]
+    claim: Callable[[str], Awaitable[None]]
+    abort: asyncio.Event = field(factory=asyncio.Event)
+    on_progress: Callable[[Progress], None] = lambda _progress: None
+    outcome: Data = field(factory=dict)
+    progress_at_s: float = 0.0
+    _watches: dict[Side, Watch] = field(factory=dict)
+
+    @property
+    def planned(self) -> Plan:
+        """The plan; only steps behind preflight ask for it."""
+        if self.history.plan is None:
+            raise ActionFailed("plan", "preflight has not made one", retryable=False)
+        return self.history.plan
+
+    async def host(self, side: Side) -> Host:
+        """The host on that side; raises ``HostUnreachable``."""
+        return await self.hosts.get(side)
+
+    def is_fenced(self, side: Side) -> bool:
+        """Whether the operator attests that this host is off: what lies there can't be cleaned up."""
+        return side in self.history.fenced
+
+    def progress(self, phase: str, done_bytes: int, total_bytes: int) -> None:
+        """Tell how far a phase has come; the state's timeout starts anew."""
+        self.progress_at_s = self.clock.monotonic_s()
+        self.on_progress(Progress(self.migration, phase, done_bytes, total_bytes))
+
+    def stalled(self) -> bool:
+        """Whether the step has made no progress for its state's whole timeout."""
+        return self.clock.monotonic_s() - self.progress_at_s > self.step_timeout_s
+
+    async def wait_change(self, side: Side, timeout_s: float) -> None:
+        """Wait until something about the domain changed on that host, at most ``timeout_s``."""
+        if side not in self._watches:
+            self._watches[side] = (await self.host(side)).watch(self.planned.domain_uuid)
+        await self._watches[side].changed(timeout_s)
+
+    async def unless_aborted(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` to its end, or cancel it and raise ``Aborted`` as soon as an abort is asked for."""
+        task = asyncio.ensure_future(work)
+        abort = asyncio.ensure_future(self.abort.wait())
+        try:
+            await asyncio.wait((task, abort), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise Aborted("given up: an abort was asked for")
+        finally:
+            abort.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
+
+    def close(self) -> None:
+        """Stop watching."""
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()

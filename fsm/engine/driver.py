@@ -1,0 +1,303 @@
+"""Drives one migration: observe, decide, write the intent, act, write the outcome; again until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from attrs import define, evolve, field
+
+from fsm.engine import causes
+from fsm.engine.actions import ACTIONS
+from fsm.engine.activities import ACTIVITIES
+from fsm.engine.checks import Finding
+from fsm.engine.clock import Clock
+from fsm.engine.context import Context, Hosts, Progress
+from fsm.engine.history import History
+from fsm.engine.observe import observe_hosts
+from fsm.engine.plan import Request
+from fsm.engine.result import Result
+from fsm.errors import FsmError
+from fsm.journal.port import Journal, JournalUnavailable, LeaseLost
+from fsm.journal.records import Asked, Data, Lease, Phase, Record, Step, converter
+from fsm.machine.decision import Decision, Verb, decide
+from fsm.machine.interpreter import Interpreter
+from fsm.machine.observation import Observation
+from fsm.machine.spec import Kind, Spec, State
+
+log = structlog.get_logger("fsm")
+
+# The net below the hosts' events while waiting for one of them to come back.
+LOOK_AGAIN_S = 2.0
+
+
+@define
+class Driver:
+    """One migration in motion. ``run`` may be cancelled at any point; another driver can go on from there."""
+
+    migration: str
+    request: Request
+    spec: Spec
+    journal: Journal
+    hosts: Hosts
+    clock: Clock
+    history: History
+    lease: Lease
+    on_progress: Callable[[Progress], None] = lambda _progress: None
+    on_record: Callable[[Record], None] = lambda _record: None
+    abort_requested: asyncio.Event = field(factory=asyncio.Event)
+    wake: asyncio.Event = field(factory=asyncio.Event)
+    findings: tuple[Finding, ...] = ()
+    _asked: list[Asked] = field(factory=list)
+    _heard: set[int] = field(factory=set)
+    _context: Context = field(init=False)
+    _interpreter: Interpreter = field(init=False)
+    _began_at_s: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._interpreter = Interpreter(self.spec)
+        self._began_at_s = self.clock.monotonic_s()
+        self._context = Context(
+            migration=self.migration,
+            request=self.request,
+            hosts=self.hosts,
+            clock=self.clock,
+            history=self.history,
+            step_timeout_s=self._timeout_s(),
+            note=self._note,
+            claim=self._claim,
+            abort=self.abort_requested,
+            on_progress=self.on_progress,
+            progress_at_s=self._began_at_s,
+        )
+
+    @property
+    def _state(self) -> State:
+        return self.spec.states[self.history.state]
+
+    def _timeout_s(self) -> float:
+        timeout_s = self._state.timeout_s
+        return float("inf") if timeout_s is None else timeout_s
+
+    async def run(self) -> Result:
+        """Drive until a final state, or until ``stuck`` has used up its retries; then say where it stands.
+
+        Raises ``JournalUnavailable`` when the journal fails, since nothing can be done without it, and
+        ``LeaseLost`` when another engine has taken over.
+        """
+        try:
+            while self._state.kind is not Kind.FINAL:  # ends: every state is left by its timeout, see wait
+                await self._take_requests()
+                if self._state.kind is Kind.STABLE and self._lets_go():
+                    break
+                seen = await self._observe()
+                decision = decide(self.spec, self.history.state, seen)
+                match decision.verb:
+                    case Verb.FIRE:
+                        await self._back_off()
+                        await self._fire(decision, seen)
+                    case Verb.CONTINUE:
+                        await self._back_off()
+                        await self._continue(seen)
+                    case Verb.WAIT:
+                        await self._wait()
+        finally:
+            self._context.close()
+        return self.result()
+
+    def ask(self, asked: Asked) -> None:
+        """Take a request from the journal, once, and as soon as the present step allows."""
+        if asked.number in self._heard:
+            return
+        self._heard.add(asked.number)
+        self._asked.append(asked)
+        if asked.name == "abort":
+            self.abort_requested.set()
+        self.wake.set()
+
+    def abort(self) -> None:
+        """Take an abort from within this process."""
+        self.abort_requested.set()
+        self.wake.set()
+
+    def result(self) -> Result:
+        """Where the migration stands."""
+        history = self.history
+        done = self._state.kind is Kind.FINAL and not self.findings and history.state == "committed"
+        return Result(
+            migration=self.migration,
+            domain=history.plan.domain_name if history.plan else self.request.domain,
+            state=history.state,
+            cause="" if done else history.cause,
+            remedy="" if done else history.remedy,
+            findings=self.findings,
+            left_behind=history.left_behind,
+            duration_s=self.clock.monotonic_s() - self._began_at_s,
+        )
+
+    # -- observe --------------------------------------------------------------------------------------
+
+    async def _observe(self) -> Observation:
+        source, destination = await observe_hosts(self.hosts, self.history.plan, self.history.fenced)
+        retry_at_s = self._retry_at_s()
+        engine = self.history.facts(
+            self._state.retry,
+            overdue=self._context.stalled(),
+            retry_due=retry_at_s is not None and self.clock.monotonic_s() >= retry_at_s,
+        )
+        return Observation(source, destination, engine)
+
+    def _retry_at_s(self) -> float | None:
+        """When a stable state tries again by its policy; None when it does not."""
+        policy = self._state.retry
+        if self._state.kind is not Kind.STABLE:
+            return None
+        if policy.attempts is not None and self.history.retries >= policy.attempts:
+            return None
+        return self._context.progress_at_s + policy.delay_after_s(self.history.retries + 1)
+
+    def _lets_go(self) -> bool:
+        """Whether a stable state's policy is used up or its time is over: then somebody has to look."""
+        used_up = self._retry_at_s() is None and not self.history.retry_requested
+        return used_up or self._context.stalled()
+
+    # -- decide and act -------------------------------------------------------------------------------
+
+    async def _fire(self, decision: Decision, seen: Observation) -> None:
+        row = self._interpreter.fire(self.history.state, decision.trigger, seen)
+        intent = Record(Step.TRANSITION, Phase.INTENT, row.trigger, row.source, row.dest, observation=seen)
+        await self._write(intent)
+        outcome = evolve(intent, phase=Phase.OUTCOME, observation=None)
+        for name in row.actions:
+            self._context.outcome = {}
+            try:
+                await ACTIONS[name](self._context)
+            except (JournalUnavailable, LeaseLost):
+                raise
+            except FsmError as error:
+                await self._write_outcome(Step.ACTION, name, error)
+                await self._write(evolve(outcome, error=str(error), data={"remedy": error.remedy}))
+                return
+            await self._write_outcome(Step.ACTION, name)
+        await self._write(evolve(outcome, data=self._cause(row.trigger, seen) if row.failure else {}))
+        self._context.progress_at_s = self.clock.monotonic_s()
+        self._context.step_timeout_s = self._timeout_s()
+
+    def _cause(self, trigger: str, seen: Observation) -> Data:
+        """Why a failure row was taken: preflight's findings, the error before it, or what is observed."""
+        if self.findings:
+            return {"cause": "; ".join(f"{finding.host}: {finding.message}" for finding in self.findings)}
+        failed = self.history.failures > 0 and trigger not in ("abort", "lose-sight", "find-split-brain")
+        if failed:
+            return {"cause": self.history.cause, "remedy": self.history.remedy}
+        cause = causes.of_trigger(trigger, seen, self.request, self.migration)
+        return {"cause": cause.what, "remedy": cause.remedy}
+
+    async def _continue(self, seen: Observation) -> None:
+        name = self._state.activity or ""
+        await self._write(Record(Step.ACTIVITY, Phase.INTENT, name, self.history.state, observation=seen))
+        self._context.outcome = {}
+        self._context.progress_at_s = self.clock.monotonic_s()
+        try:
+            await ACTIVITIES[name](self._context)
+        except (JournalUnavailable, LeaseLost):
+            raise
+        except FsmError as error:
+            await self._write_outcome(Step.ACTIVITY, name, error)
+            return
+        await self._write_outcome(Step.ACTIVITY, name)
+        self._context.progress_at_s = self.clock.monotonic_s()
+
+    async def _back_off(self) -> None:
+        """After a failed step: wait as the state's policy says. An abort ends the wait."""
+        policy, failures = self._state.retry, self.history.failures
+        if failures == 0:
+            return
+        if policy.attempts is None or failures < policy.attempts:
+            delay_s = policy.delay_after_s(failures, self.clock.spread())
+            await self.clock.wait(self.wake, delay_s)
+        elif failures > policy.attempts + 1:
+            # Even the way out fails: nothing to hurry for.
+            await self.clock.wait(asyncio.Event(), LOOK_AGAIN_S)
+
+    async def _wait(self) -> None:
+        """Until somebody asks for something, or it is time to look again."""
+        retry_at_s = self._retry_at_s()
+        delay_s = LOOK_AGAIN_S
+        if retry_at_s is not None and retry_at_s > self.clock.monotonic_s():
+            delay_s = min(delay_s, retry_at_s - self.clock.monotonic_s())
+        await self.clock.wait(self.wake, delay_s)
+
+    async def _take_requests(self) -> None:
+        """Write down what was asked for; from then on it counts, for this engine and for any other."""
+        self.wake.clear()
+        for asked in list(self._asked):
+            request = Record(Step.REQUEST, Phase.OUTCOME, asked.name, self.history.state, data=asked.data)
+            await self._write(request, answers=asked.number)
+            self._asked.remove(asked)
+        if self.abort_requested.is_set() and not self.history.abort_requested:
+            await self._write(Record(Step.REQUEST, Phase.OUTCOME, "abort", self.history.state))
+
+    # -- journal --------------------------------------------------------------------------------------
+
+    async def _write_outcome(self, step: Step, name: str, error: FsmError | None = None) -> None:
+        data: Data = dict(self._context.outcome)
+        if "findings" in data:
+            self.findings = tuple(converter.structure(data["findings"], list[Finding]))
+        if error is not None and error.remedy:
+            data["remedy"] = error.remedy
+        failure = str(error) if error is not None else ""
+        await self._write(Record(step, Phase.OUTCOME, name, self.history.state, error=failure, data=data))
+
+    async def _note(self, name: str, data: Data) -> None:
+        await self._write(Record(Step.ACTION, Phase.OUTCOME, name, self.history.state, data=data))
+
+    async def _claim(self, domain_uuid: str) -> None:
+        await asyncio.to_thread(self.journal.claim, self.migration, domain_uuid)
+
+    async def _write(self, record: Record, *, answers: int | None = None) -> None:
+        """Write a record durably, then count it. A cancelled engine still finishes the writing."""
+        final = (
+            record.step is Step.TRANSITION
+            and record.phase is Phase.OUTCOME
+            and not record.error
+            and self.spec.is_final(record.dest)
+        )
+        dated = evolve(record, at=self.clock.now(), spec_digest=self.spec.digest)
+        writing = asyncio.to_thread(
+            self.journal.append, self.migration, dated, final=final, lease=self.lease, answers=answers
+        )
+        task = asyncio.ensure_future(writing)
+        try:
+            written = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # The lease is given up behind this: whoever gets it must find the record written, or never.
+            await asyncio.wait((task,))
+            raise
+        self.history = self.history.after(written)
+        self._context.history = self.history
+        _log(self.migration, written)
+        self.on_record(written)
+
+
+def _log(migration: str, record: Record) -> None:
+    level = "warning" if record.error else "info"
+    details = {
+        key: value
+        for key, value in (("dest", record.dest), ("error", record.error), ("data", _public(record.data)))
+        if value
+    }
+    getattr(log, level)(
+        f"{record.step.value}-{record.phase.value}",
+        migration=migration,
+        sequence=record.sequence,
+        name=record.name,
+        state=record.state,
+        **details,
+    )
+
+
+def _public(data: Data) -> Data:
+    """Record data without what may hold secrets: snapshot metadata embeds domain XML."""
+    return {key: value for key, value in data.items() if key not in ("bases", "plan")}

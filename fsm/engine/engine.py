@@ -1,0 +1,265 @@
+"""The engine as orchestrators embed it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+from attrs import define, field
+
+from fsm.engine.clock import Clock, SystemClock
+from fsm.engine.context import Hosts, Progress
+from fsm.engine.driver import Driver
+from fsm.engine.heart import BEAT_S, Heart
+from fsm.engine.history import fold
+from fsm.engine.holder import is_dead
+from fsm.engine.leash import LeashedConnector
+from fsm.engine.plan import Request, Side
+from fsm.engine.result import Result
+from fsm.errors import BadInput
+from fsm.hypervisor.port import Connector
+from fsm.hypervisor.uris import safe_uri
+from fsm.journal.port import Journal, JournalUnavailable, Leased
+from fsm.journal.records import Header, Lease, Record, converter
+from fsm.journal.sql import open_journal
+from fsm.machine.loader import load_default
+from fsm.machine.spec import Spec
+from fsm.machine.validation import check
+
+log = structlog.get_logger("fsm")
+
+# Neither libvirt nor a journal takes these; the last are bytes of a command line that are no UTF-8.
+_UNWRITABLE = re.compile("[\0\n\ud800-\udfff]")
+
+
+@define
+class Handle:
+    """A migration under way in this process."""
+
+    migration: str
+    _task: asyncio.Task[Result]
+    _driver: Driver
+
+    async def wait(self) -> Result:
+        """The result, when there is one. Cancelling the wait leaves the migration running.
+
+        Raises ``JournalUnavailable`` when the journal failed, and ``LeaseLost`` when another engine has taken
+        the migration over.
+        """
+        return await asyncio.shield(self._task)
+
+    def abort(self) -> None:
+        """Ask for a clean roll-back; behind the point of no return the migration goes on instead."""
+        self._driver.abort()
+
+    async def detach(self) -> None:
+        """Stop driving it here, at once. The hosts go on with what they do; ``resume`` takes over."""
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+
+def _validated(spec: Spec) -> Spec:
+    return spec if spec is load_default() else check(spec)
+
+
+@define(eq=False)
+class Engine:
+    """Drives migrations. ``connector`` reaches the hosts, ``journal`` keeps the records.
+
+    ``spec`` is the machine; a description that does not validate raises ``SpecError`` here. An engine belongs
+    to one event loop. The callbacks of its methods are called from that loop, apart from the engine: one that
+    raises is reported by the loop's exception handler and harms nothing else.
+    """
+
+    journal: Journal
+    connector: Connector
+    spec: Spec = field(factory=load_default, converter=_validated)
+    clock: Clock = field(factory=SystemClock)
+    _heart: Heart = field(init=False)
+    _driven: dict[str, Driver] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._heart = Heart(self.journal, on_beat=self._hand_out_requests)
+
+    @classmethod
+    def open(cls, journal: Path, connector: Connector | None = None, *, spec: Spec | None = None) -> Engine:
+        """An engine with the journal in that file, on real libvirt hosts unless a ``connector`` is given."""
+        if connector is None:
+            # Here, so that embedders who simulate need no libvirt library.
+            from fsm.hypervisor.libvirt import LibvirtConnector
+
+            connector = LibvirtConnector()
+        return cls(open_journal(journal), connector, spec or load_default())
+
+    async def __aenter__(self) -> Self:
+        """Use it as a context manager to have it closed."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Let the leases go and close the journal. Detach what is under way first, or wait for its end."""
+        await self._heart.stop()
+        self.journal.close()
+
+    async def start(
+        self,
+        request: Request,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> Handle:
+        """Begin a migration. Raises ``BadInput`` for a request that is wrong in itself."""
+        _check_request(request)
+        for uri in (request.source_uri, request.destination_uri):
+            self.connector.check(uri)
+        header = Header(
+            migration=secrets.token_hex(6),
+            created=self.clock.now(),
+            domain=request.domain,
+            source_uri=request.shown_uri(Side.SOURCE),
+            destination_uri=request.shown_uri(Side.DESTINATION),
+            state=self.spec.initial,
+            request=converter.unstructure(request),
+        )
+        await asyncio.to_thread(self.journal.create, header)
+        log.info("migration-created", migration=header.migration, domain=request.domain)
+        return await self._drive(header.migration, on_progress, on_record)
+
+    async def migrate(self, request: Request) -> Result:
+        """Migrate and wait for the end."""
+        return await (await self.start(request)).wait()
+
+    async def resume(
+        self,
+        migration: str,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> Handle:
+        """Go on with a migration whose engine is gone.
+
+        An engine that died on this machine is known to be gone at once; for any other one this waits until
+        its lease has run out. Raises ``BadInput`` when there is no such migration and ``Leased`` while a
+        living engine drives it.
+        """
+        return await self._drive(migration, on_progress, on_record)
+
+    async def ask(self, migration: str, name: str, fenced: Collection[Side] = ()) -> None:
+        """Leave a request, "abort" or "retry", for whoever drives the migration now or later.
+
+        ``fenced`` names hosts of which the asker attests that they are off. Raises ``BadInput`` when there is
+        no such migration.
+        """
+        data = {"fenced": sorted(fenced)} if fenced else {}
+        await asyncio.to_thread(self.journal.ask, migration, name, data)
+
+    def migrations(self, *, unfinished: bool = False) -> Sequence[Header]:
+        """What the journal knows, oldest first. Blocking."""
+        return self.journal.headers(unfinished=unfinished)
+
+    async def _drive(
+        self,
+        migration: str,
+        on_progress: Callable[[Progress], None] | None,
+        on_record: Callable[[Record], None] | None,
+    ) -> Handle:
+        await self._heart.start()
+        lease = await self._acquire(migration)
+        # Read behind the lease: until then another engine may have been writing.
+        header = await asyncio.to_thread(self.journal.header, migration)
+        history = fold(self.spec.initial, await asyncio.to_thread(self.journal.records, migration))
+        request = converter.structure(header.request, Request)
+        loop = asyncio.get_running_loop()
+
+        def tell_progress(progress: Progress) -> None:
+            if on_progress is not None:
+                loop.call_soon(on_progress, progress)
+
+        def tell_record(record: Record) -> None:
+            if on_record is not None:
+                loop.call_soon(on_record, record)
+
+        driver = Driver(
+            migration=migration,
+            request=request,
+            spec=self.spec,
+            journal=self.journal,
+            hosts=Hosts(LeashedConnector(self.connector, self._heart.check), request),
+            clock=self.clock,
+            history=history,
+            lease=lease,
+            on_progress=tell_progress,
+            on_record=tell_record,
+        )
+        self._driven[migration] = driver
+        await self._hand_out_requests()
+        task = asyncio.create_task(self._to_the_end(driver), name=f"migration {migration}")
+        # A task that is cancelled before its first step never comes to the clean-up at its end.
+        await asyncio.sleep(0)
+        return Handle(migration, task, driver)
+
+    async def _to_the_end(self, driver: Driver) -> Result:
+        try:
+            return await driver.run()
+        finally:
+            letting_go = asyncio.ensure_future(self._let_go(driver))
+            try:
+                await asyncio.shield(letting_go)
+            except asyncio.CancelledError:
+                await asyncio.wait((letting_go,))
+                raise
+
+    async def _let_go(self, driver: Driver) -> None:
+        """Close what the driver used and give its lease back, also when it is cancelled meanwhile."""
+        del self._driven[driver.migration]
+        with suppress(JournalUnavailable):  # then the lease runs out by itself
+            await asyncio.to_thread(self.journal.release, driver.lease)
+        await driver.hosts.close()
+
+    async def _acquire(self, migration: str) -> Lease:
+        """The lease, waited for as long as another engine's may last that has stopped to beat."""
+        acquire = partial(self.journal.acquire, migration, self._heart.holder, is_dead)
+        expires: datetime | None = None
+        while True:  # ends: with the lease, with its holder's next heartbeat, or with any other error
+            try:
+                return await asyncio.to_thread(acquire)
+            except Leased as error:
+                if expires is not None and error.expires > expires:
+                    raise
+                expires = error.expires
+            await asyncio.sleep(BEAT_S)
+
+    async def _hand_out_requests(self) -> None:
+        for asked in await asyncio.to_thread(self.journal.asked):
+            if (driver := self._driven.get(asked.migration)) is not None:
+                driver.ask(asked)
+
+
+def _check_request(request: Request) -> None:
+    """What is wrong whatever the hosts look like."""
+    if not request.domain or _UNWRITABLE.search(request.domain):
+        raise BadInput(f"domain name {request.domain!r} is not a name", remedy="give its name or UUID")
+    for uri in filter(None, (request.source_uri, request.destination_uri, request.peer_uri)):
+        scheme, separator, _rest = uri.partition("://")
+        if not separator or not scheme or _UNWRITABLE.search(uri):
+            raise BadInput(
+                f"{safe_uri(uri)!r} is no connection URI", remedy="for example qemu+ssh://root@host/system"
+            )
+    if not 1 <= request.connections <= 64:
+        raise BadInput(f"{request.connections} connections: 1 to 64 are possible")
+    if request.bandwidth_mib_per_s < 0:
+        raise BadInput("the bandwidth can't be negative", remedy="0 means unlimited")

@@ -1,0 +1,139 @@
+"""What a migration's records add up to: the facts that decisions need, by one fold over the history.
+
+The engine that writes the records and the one that takes over after it died use the same fold, so they can't
+come to different facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from fsm.engine.plan import Bases, Plan, PoolBefore, Side
+from fsm.journal.records import Phase, Record, Step, converter
+from fsm.machine.observation import Activity, Engine, Preflight
+from fsm.machine.spec import RetryPolicy
+
+
+@frozen
+class History:
+    """Facts from the records so far.
+
+    ``failures`` counts failed steps since the state was entered or last made progress; ``retries`` the times
+    that ``stuck`` was left. ``created`` holds the destination files that this migration made.
+    """
+
+    state: str
+    preflight: Preflight = Preflight.PENDING
+    copies_verified: bool = False
+    transfer_begun: bool = False
+    activity: Activity = Activity.NOT_BEGUN
+    failures: int = 0
+    retries: int = 0
+    abort_requested: bool = False
+    cause: str = ""
+    remedy: str = ""
+    created: frozenset[str] = frozenset()
+    left_behind: tuple[str, ...] = ()
+    retry_requested: bool = False
+    fenced: frozenset[Side] = frozenset()
+    started_paused: bool = False
+    plan: Plan | None = None
+    pools: tuple[PoolBefore, ...] = ()
+    bases: Bases = field(factory=Bases)
+
+    def after(self, record: Record) -> History:
+        """The facts once ``record`` has been written."""
+        match record.step, record.phase:
+            case Step.TRANSITION, Phase.OUTCOME:
+                return self._after_transition(record)
+            case Step.ACTION, Phase.OUTCOME:
+                return self._with_data(record)
+            case Step.ACTIVITY, Phase.INTENT:
+                begun = self.transfer_begun or record.name == "migrate"
+                return evolve(self, activity=Activity.BEGUN, transfer_begun=begun)
+            case Step.ACTIVITY, Phase.OUTCOME:
+                return self._after_activity(record)
+            case Step.REQUEST, _:
+                return self._after_request(record)
+            case _:
+                return self
+
+    def _after_transition(self, record: Record) -> History:
+        if record.error:
+            return self._failed(record)
+        retried = self.retries + (record.name == "retry")
+        told = record.data.get("cause")
+        cause = {"cause": told, "remedy": record.data.get("remedy", "")} if told else {}
+        return evolve(
+            self,
+            state=record.dest,
+            activity=Activity.NOT_BEGUN,
+            failures=0,
+            retries=retried,
+            retry_requested=False,
+            **cause,
+        )
+
+    def _after_request(self, record: Record) -> History:
+        fenced = self.fenced | {Side(side) for side in record.data.get("fenced", ())}
+        known = evolve(self, fenced=fenced)
+        if record.name == "abort":
+            return evolve(known, abort_requested=True)
+        # Whoever asks wants a try now, whatever the policy has used up.
+        return evolve(known, retry_requested=True, retries=0)
+
+    def _after_activity(self, record: Record) -> History:
+        known = self._with_data(record)
+        if record.error:
+            return evolve(known._failed(record), activity=Activity.FAILED)
+        return evolve(known, activity=Activity.DONE, failures=0)
+
+    def _failed(self, record: Record) -> History:
+        remedy = record.data.get("remedy", "")
+        return evolve(self, failures=self.failures + 1, cause=record.error, remedy=remedy)
+
+    def _with_data(self, record: Record) -> History:
+        data = record.data
+        changes: dict[str, Any] = {}
+        if "preflight" in data:
+            changes["preflight"] = Preflight(data["preflight"])
+        if "copies_verified" in data:
+            changes["copies_verified"] = bool(data["copies_verified"])
+        if "created" in data:
+            changes["created"] = self.created | set(data["created"])
+        if "left_behind" in data:
+            changes["left_behind"] = tuple(dict.fromkeys((*self.left_behind, *data["left_behind"])))
+        if "started_paused" in data:
+            changes["started_paused"] = bool(data["started_paused"])
+        if "pools" in data:
+            changes["pools"] = tuple(converter.structure(data["pools"], list[PoolBefore]))
+        if "plan" in data:
+            changes["plan"] = converter.structure(data["plan"], Plan)
+        if "bases" in data:
+            changes["bases"] = converter.structure(data["bases"], Bases)
+        return evolve(self, **changes)
+
+    def facts(self, retry: RetryPolicy, *, overdue: bool, retry_due: bool) -> Engine:
+        """The engine's half of an observation; ``overdue`` and ``retry_due`` come from the clock."""
+        return Engine(
+            preflight=self.preflight,
+            copies_verified=self.copies_verified,
+            transfer_begun=self.transfer_begun,
+            activity=self.activity,
+            step_failed=self.failures > 0,
+            attempts_left=retry.attempts is None or self.failures < retry.attempts,
+            overdue=overdue,
+            retry_due=retry_due or self.retry_requested,
+            abort_requested=self.abort_requested,
+        )
+
+
+def fold(initial: str, records: Iterable[Record]) -> History:
+    """The facts that ``records`` add up to, from a migration's beginning."""
+    history = History(initial)
+    for record in records:
+        history = history.after(record)
+    return history

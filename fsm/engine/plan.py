@@ -1,0 +1,113 @@
+"""What a migration is asked to do, and what preflight and the start made of it.
+
+All of it is stored in the journal before anything that needs it is done, so that any engine can finish
+or undo the migration.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from attrs import field, frozen
+
+from fsm.hypervisor.uris import safe_uri
+from fsm.hypervisor.values import Overlay, PoolState, SnapshotMetadata
+
+
+class Side(StrEnum):
+    """The two hosts of a migration."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
+class Verify(StrEnum):
+    """How a copied base is compared with its original before the switch-over.
+
+    ``table``: file size, qcow2 header and snapshot table. ``full``: every byte as well, by digest.
+    """
+
+    TABLE = "table"
+    FULL = "full"
+
+
+@frozen
+class Request:
+    """One migration as its user asks for it.
+
+    ``domain`` is a name or UUID. ``destination_uri`` is the destination as the engine sees it, ``peer_uri``
+    as the source host sees it (the same unless given). ``migrate_uri`` names the address for the memory
+    stream. ``bandwidth_mib_per_s`` limits each phase; 0 means unlimited. ``exclude_disks`` names targets to
+    be left alone. ``accept`` names preflight checks whose findings the user takes on himself.
+    """
+
+    domain: str
+    destination_uri: str
+    source_uri: str = "qemu:///system"
+    peer_uri: str | None = None
+    migrate_uri: str | None = None
+    verify: Verify = Verify.TABLE
+    bandwidth_mib_per_s: int = 0
+    connections: int = 4
+    exclude_disks: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ()
+
+    def uri(self, side: Side) -> str:
+        """The URI under which the engine reaches that host."""
+        return self.source_uri if side is Side.SOURCE else self.destination_uri
+
+    def shown_uri(self, side: Side) -> str:
+        """The same, fit for messages."""
+        return safe_uri(self.uri(side))
+
+
+@frozen
+class PoolBefore:
+    """How a directory was covered by storage pools before the migration, on one host."""
+
+    side: Side
+    directory: str
+    was: PoolState
+
+
+@frozen
+class Plan:
+    """What preflight settled; nothing in it changes afterwards."""
+
+    domain_uuid: str
+    domain_name: str
+    overlays: tuple[Overlay, ...]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The disks that migrate."""
+        return tuple(overlay.target for overlay in self.overlays)
+
+
+@frozen
+class Base:
+    """A base that stands still: its path, its file's length, and the virtual size of the disk in it."""
+
+    path: str
+    format: str
+    size_bytes: int
+    allocated_bytes: int
+    capacity_bytes: int
+
+
+@frozen
+class Bases:
+    """Read once the overlays exist: from then on neither bases nor snapshots can change.
+
+    ``domain_xml`` and ``persistent_xml`` are the domain's two descriptions, with the overlays as its disks: a
+    domain that vanished from both hosts can be defined again from them.
+    """
+
+    bases: tuple[Base, ...] = ()
+    snapshots: tuple[SnapshotMetadata, ...] = field(default=(), repr=False)
+    domain_xml: str = field(default="", repr=False)
+    persistent_xml: str = field(default="", repr=False)
+
+    def of(self, path: str) -> Base:
+        """The base with this path."""
+        return next(base for base in self.bases if base.path == path)

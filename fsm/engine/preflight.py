@@ -1,0 +1,238 @@
+"""Looks for every reason against a migration before anything is touched, and makes the plan.
+
+All findings are reported at once. What had to be opened to look (storage pools) is put back before the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from attrs import define, field
+
+from fsm.engine import checks
+from fsm.engine.actions import directory_of, put_back
+from fsm.engine.checks import Finding
+from fsm.engine.context import Context
+from fsm.engine.plan import Plan, PoolBefore, Request, Side
+from fsm.errors import HostError, HostUnreachable, NotFound
+from fsm.hypervisor.domain_xml import BootFile, boot_files
+from fsm.hypervisor.port import Host
+from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, Overlay, PoolState
+from fsm.journal.port import DomainBusy
+from fsm.journal.records import Data, converter
+from fsm.machine.observation import Preflight
+
+
+async def preflight(context: Context) -> None:
+    """The activity of ``planned``: record the verdict, the findings, and the plan if there is one."""
+    inspection = Inspection(context)
+    try:
+        await context.unless_aborted(inspection.run())
+    finally:
+        context.outcome["pools"] = converter.unstructure(inspection.pools)
+    accepted = [f for f in inspection.findings if f.check in context.request.accept]
+    findings = [f for f in inspection.findings if f.check not in context.request.accept]
+    plan = inspection.plan
+    if plan is not None and not findings:
+        try:
+            await context.claim(plan.domain_uuid)
+        except DomainBusy as error:
+            findings.append(Finding("busy", context.request.shown_uri(Side.SOURCE), str(error), error.remedy))
+    outcome: Data = {"findings": converter.unstructure(findings), "accepted": converter.unstructure(accepted)}
+    if findings or plan is None:
+        outcome["preflight"] = Preflight.REFUSED.value
+    else:
+        outcome["preflight"] = Preflight.PASSED.value
+        outcome["plan"] = converter.unstructure(plan)
+    context.outcome.update(outcome)
+
+
+@define
+class Inspection:
+    """One look at both hosts. ``plan`` is None while something basic is missing."""
+
+    context: Context
+    findings: list[Finding] = field(factory=list)
+    plan: Plan | None = None
+    _pools: dict[tuple[Side, str], PoolState] = field(factory=dict)
+
+    @property
+    def request(self) -> Request:
+        """What is asked for."""
+        return self.context.request
+
+    @property
+    def pools(self) -> tuple[PoolBefore, ...]:
+        """The directories that were looked at, and how they were covered before."""
+        return tuple(PoolBefore(side, directory, was) for (side, directory), was in self._pools.items())
+
+    async def run(self) -> None:
+        """Look at everything that can be looked at; put back what was opened."""
+        hosts = {side: await self._connect(side) for side in Side}
+        source, destination = hosts[Side.SOURCE], hosts[Side.DESTINATION]
+        if source is not None and destination is not None:
+            with self._finding("identity", destination.uri):
+                self.findings += checks.hosts(
+                    await source.identity(), await destination.identity(), self.request
+                )
+        if source is None:
+            return
+        facts = await self._domain(source)
+        if facts is None:
+            return
+        try:
+            await self._files(facts, source, destination)
+        finally:
+            # What can't be put back now is tried again when the migration ends.
+            await put_back(self.context, self.pools)
+
+    async def _connect(self, side: Side) -> Host | None:
+        try:
+            return await self.context.host(side)
+        except HostUnreachable as error:
+            self.findings.append(
+                Finding("unreachable", self.request.shown_uri(side), str(error), error.remedy)
+            )
+            return None
+
+    async def _domain(self, source: Host) -> DomainFacts | None:
+        with self._finding("domain", source.uri):
+            try:
+                uuid = await source.resolve(self.request.domain)
+            except NotFound:
+                self.findings.append(
+                    Finding(
+                        "no-such-domain",
+                        source.uri,
+                        f"there is no domain {self.request.domain!r}",
+                        "`virsh list --all` names them; --from names the source host",
+                    )
+                )
+                return None
+            facts = await source.domain(uuid)
+            if facts is not None:
+                self.findings += checks.domain(facts, source.uri)
+                self.findings += checks.disks(facts, self.request)
+                self.findings += checks.excluded_disks(facts, self.request)
+                self.findings += checks.snapshots(await source.snapshots(uuid), source.uri)
+            return facts
+        return None
+
+    async def _files(self, facts: DomainFacts, source: Host, destination: Host | None) -> None:
+        disks = [disk for disk in facts.disks if checks.migrates(disk, self.request)]
+        overlays = tuple(self._overlay(disk) for disk in disks)
+        bases = []
+        for overlay in overlays:
+            with self._finding("base", source.uri):
+                bases.append(await self._source_file(source, overlay))
+        files = [base for base in bases if base is not None]
+        await self._source_space(source, files)
+        if destination is not None:
+            await self._at_destination(facts, source, destination)
+            await self._destination_paths(destination, overlays)
+            await self._destination_space(destination, files)
+        self.plan = Plan(facts.uuid, facts.name, overlays)
+
+    def _overlay(self, disk: DiskFacts) -> Overlay:
+        # The migration's id makes the name its own: whatever bears it was made by this migration.
+        path = f"{disk.source}.fsm-{self.context.migration}"
+        return Overlay(disk.target, path, disk.source, disk.format)
+
+    async def _source_file(self, source: Host, overlay: Overlay) -> FileFacts | None:
+        facts = await self._stat(source, Side.SOURCE, overlay.base)
+        if facts is None:
+            message = f"the storage pool of {directory_of(overlay.base)} does not show {overlay.base}"
+            self.findings.append(Finding("base", source.uri, message, "check the pool: virsh vol-list"))
+        if await self._stat(source, Side.SOURCE, overlay.path) is not None:
+            self.findings.append(checks.path_taken(overlay.path, source.uri))
+        return facts.used_as(overlay.base_format) if facts is not None else None
+
+    async def _source_space(self, source: Host, files: list[FileFacts]) -> None:
+        for directory, here in _by_directory(files).items():
+            with self._finding("space", source.uri):
+                free_bytes = await source.storage.free_bytes(directory)
+                need_bytes = checks.overlay_reserve_bytes(here)
+                self.findings += checks.space(need_bytes, free_bytes, directory, source.uri, "the overlay")
+
+    async def _at_destination(self, facts: DomainFacts, source: Host, destination: Host) -> None:
+        with self._finding("destination", destination.uri):
+            xml = await source.domain_xml(facts.uuid)
+            for objection in await destination.objections(xml):
+                self.findings.append(
+                    Finding("incompatible", destination.uri, objection, "choose a host that supports it")
+                )
+            for key in dict.fromkeys((facts.uuid, facts.name)):
+                await self._expect_no_domain(destination, key)
+            for file in (*boot_files(xml), *self._left_alone(facts)):
+                if await self._stat_or_none(destination, file.path) is None:
+                    self.findings.append(checks.boot_file_missing(file, facts.name, destination.uri))
+
+    def _left_alone(self, facts: DomainFacts) -> list[BootFile]:
+        """The files of hard disks that do not move: the domain uses them at the destination all the same."""
+        return [
+            BootFile(f"disk {disk.target}, which is left alone", path)
+            for disk in facts.disks
+            if disk.device == "disk" and disk.source_type == "file"
+            if not checks.migrates(disk, self.request)
+            for path in disk.chain
+        ]
+
+    async def _expect_no_domain(self, destination: Host, key: str) -> None:
+        try:
+            await destination.resolve(key)
+        except NotFound:
+            return
+        self.findings.append(
+            Finding(
+                "domain-exists",
+                destination.uri,
+                f"a domain {key} is defined there already",
+                "undefine it there if it is a leftover: virsh undefine",
+            )
+        )
+
+    async def _destination_paths(self, destination: Host, overlays: tuple[Overlay, ...]) -> None:
+        for overlay in overlays:
+            for path in (overlay.base, overlay.path):
+                with self._finding("directory-missing", destination.uri):
+                    if await self._stat(destination, Side.DESTINATION, path) is not None:
+                        self.findings.append(checks.path_taken(path, destination.uri))
+
+    async def _destination_space(self, destination: Host, files: list[FileFacts]) -> None:
+        for directory, here in _by_directory(files).items():
+            need_bytes = sum(file.allocated_bytes for file in here) + checks.overlay_reserve_bytes(here)
+            if (Side.DESTINATION, directory) not in self._pools:
+                continue  # why it could not be looked at is reported with the paths
+            # A directory that is missing is reported with the paths.
+            with self._finding("space", destination.uri), suppress(NotFound):
+                free_bytes = await destination.storage.free_bytes(directory)
+                what = "the copy with its overlay"
+                self.findings += checks.space(need_bytes, free_bytes, directory, destination.uri, what)
+
+    async def _stat(self, host: Host, side: Side, path: str) -> FileFacts | None:
+        directory = directory_of(path)
+        if (side, directory) not in self._pools:
+            self._pools[side, directory] = await host.storage.pool_state(directory)
+        return await host.storage.stat(path)
+
+    async def _stat_or_none(self, destination: Host, path: str) -> FileFacts | None:
+        try:
+            return await self._stat(destination, Side.DESTINATION, path)
+        except NotFound:
+            return None
+
+    @contextmanager
+    def _finding(self, check: str, host: str) -> Iterator[None]:
+        """Turn a host's error into a finding, so that the other checks still run."""
+        try:
+            yield
+        except HostError as error:
+            self.findings.append(Finding(check, host, str(error), error.remedy))
+
+
+def _by_directory(files: list[FileFacts]) -> dict[str, list[FileFacts]]:
+    found: dict[str, list[FileFacts]] = {}
+    for file in files:
+        found.setdefault(directory_of(file.path), []).append(file)
+    return found

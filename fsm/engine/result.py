@@ -1,0 +1,25 @@
+"""What a migration came to."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from fsm.engine.checks import Finding
+
+
+@frozen
+class Result:
+    """Where a migration stands when the engine lets go of it.
+
+    ``cause`` says what went wrong, empty where nothing did, and ``remedy`` what to do about it. ``findings``
+    are preflight's, all of them. ``left_behind`` names what could not be removed on a host that is off.
+    """
+
+    migration: str
+    domain: str
+    state: str
+    cause: str = ""
+    remedy: str = ""
+    findings: tuple[Finding, ...] = ()
+    left_behind: tuple[str, ...] = ()
+    duration_s: float = 0.0

@@ -1,0 +1,182 @@
+"""Taking a migration over: after a crash at any record, against a living engine, after a lost lease."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from fsm.engine.engine import Engine
+from fsm.engine.heart import LEASE_S, Heart
+from fsm.engine.holder import Holder, is_dead, new_holder
+from fsm.engine.plan import Side
+from fsm.hypervisor.simulated import Moment
+from fsm.journal.port import Leased, LeaseLost
+from fsm.journal.records import Record
+from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
+
+
+async def _records_of_a_good_migration() -> int:
+    simulation = await simulate()
+    result = await simulation.migrate()
+    return len(simulation.journal.records(result.migration))
+
+
+RECORDS = asyncio.run(_records_of_a_good_migration())
+
+
+async def _die_after(simulation: Simulation, count: int) -> str:
+    """Drive until ``count`` records are written, then let go at once, as a killed process does."""
+    died = asyncio.Event()
+
+    def on_record(_record: Record) -> None:
+        simulation.write()
+        if _record.sequence >= count:
+            died.set()
+
+    handle = await simulation.engine.start(simulation.request(), on_record=on_record)
+    await asyncio.wait(
+        (asyncio.ensure_future(died.wait()), asyncio.ensure_future(handle.wait())),
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    await handle.detach()
+    return handle.migration
+
+
+@pytest.mark.parametrize("count", range(1, RECORDS + 1))
+async def test_another_engine_goes_on_after_any_record(count: int) -> None:
+    simulation = await simulate()
+    migration = await _die_after(simulation, count)
+    other = Engine(simulation.journal, simulation.world, clock=simulation.world.clock)
+    result = await (await other.resume(migration)).wait()
+    assert result.state in ("committed", "rolled-back"), result
+    await check_end(simulation, result)
+
+
+@pytest.mark.parametrize("count", range(1, RECORDS + 1))
+async def test_an_abort_after_a_crash_rolls_back_or_goes_on(count: int) -> None:
+    simulation = await simulate()
+    migration = await _die_after(simulation, count)
+    other = Engine(simulation.journal, simulation.world, clock=simulation.world.clock)
+    await other.ask(migration, "abort")
+    result = await (await other.resume(migration)).wait()
+    assert result.state in ("committed", "rolled-back", "refused"), result
+    await check_end(simulation, result)
+
+
+async def test_what_a_living_engine_drives_is_left_to_it() -> None:
+    simulation = await simulate()
+    handle = await simulation.start()
+    with pytest.raises(Leased, match=handle.migration):
+        simulation.journal.acquire(handle.migration, "somebody else", is_dead)
+    assert (await handle.wait()).state == "committed"
+    # What has ended is nobody's any more.
+    assert simulation.journal.acquire(handle.migration, "somebody else", is_dead).token == 2
+
+
+async def test_an_abort_reaches_the_engine_that_drives() -> None:
+    simulation = await simulate()
+    handle = await simulation.start()
+    engine, journal = simulation.engine, simulation.journal
+
+    def ask() -> None:
+        """Another process asks; the next heartbeat hands it out."""
+        journal.ask(handle.migration, "abort", {})
+        for asked in journal.asked():
+            engine._driven[asked.migration].ask(asked)
+
+    simulation.world.at_moment(simulation.uuid, Moment.MIRROR, ask)
+    result = await handle.wait()
+    assert result.state == "rolled-back"
+    assert simulation.journal.asked() == []
+    await check_end(simulation, result)
+
+
+async def test_an_engine_whose_lease_was_taken_acts_no_more() -> None:
+    simulation = await simulate()
+    handle = await simulation.start()
+    journal, calls = simulation.journal, simulation.world.calls
+
+    def taken_over() -> None:
+        lease = journal.acquire(handle.migration, "somebody else", lambda _holder: True)
+        assert lease.token == 2
+
+    simulation.world.at("forget_snapshots", taken_over)
+    with pytest.raises(LeaseLost):
+        await handle.wait()
+    # The call in which it happened may end; the next step is not begun.
+    assert "migrate" not in [call.name for call in calls]
+
+
+async def test_a_heart_that_was_silent_too_long_stops_all_changes() -> None:
+    simulation = await simulate()
+    now_s = 0.0
+    heart = Heart(simulation.journal, now_s=lambda: now_s)
+    await heart.start()
+    heart.check()
+    now_s = LEASE_S
+    with pytest.raises(LeaseLost):
+        heart.check()
+    with pytest.raises(LeaseLost):
+        await heart.start()
+    await heart.stop()
+
+
+async def test_a_change_is_checked_at_the_last_moment() -> None:
+    """The heart lapses between two calls of one activity: the second is not made."""
+    simulation = await simulate()
+    handle = await simulation.start()
+    heart = simulation.engine._heart
+    stopped = lambda: setattr(heart, "now_s", lambda: float("inf"))  # noqa: E731
+    simulation.world.at("start_commit", stopped, when="after")
+    with pytest.raises(LeaseLost):
+        await handle.wait()
+    assert [call.name for call in simulation.world.calls].count("start_commit") == 1
+    assert "pivot" not in [call.name for call in simulation.world.calls]
+
+
+def test_the_dead_are_known_and_strangers_are_not() -> None:
+    me = new_holder()
+    assert Holder.parse(str(me)) == me
+    assert not is_dead(str(me))
+    with subprocess.Popen(["sleep", "60"]) as child:
+        started = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        other = evolve(me, pid=child.pid, started=started)
+        assert not is_dead(str(other))
+        child.kill()
+    assert is_dead(str(other))
+    assert is_dead(str(evolve(me, pid=os.getpid(), started="1"))), "a recycled pid is another process"
+    assert not is_dead(str(evolve(other, boot="another boot"))), "a process of another machine may live"
+    assert not is_dead("nonsense")
+
+
+async def _lose_the_destination(simulation: Simulation) -> str:
+    world, uuid = simulation.world, simulation.uuid
+    world.at_moment(uuid, Moment.MEMORY, lambda: world.power_off(DESTINATION))
+    result = await simulation.migrate()
+    assert result.state == "stuck"
+    return result.migration
+
+
+async def test_the_operators_word_that_the_destination_is_off_lets_the_source_be_committed() -> None:
+    simulation = await simulate()
+    migration = await _lose_the_destination(simulation)
+    await simulation.engine.ask(migration, "retry", [Side.DESTINATION])
+    result = await (await simulation.engine.resume(migration)).wait()
+    assert result.state == "rolled-back"
+    assert any(DESTINATION in left for left in result.left_behind), "what stays on a dead host is told"
+    assert simulation.world.running_at(simulation.uuid) == [SOURCE]
+    assert simulation.world.lost_writes(simulation.uuid, at=SOURCE) == []
+
+
+async def test_without_that_word_a_retry_commits_nothing() -> None:
+    simulation = await simulate()
+    migration = await _lose_the_destination(simulation)
+    await simulation.engine.ask(migration, "retry")
+    result = await (await simulation.engine.resume(migration)).wait()
+    assert result.state == "stuck"
+    assert "start_commit" not in [call.name for call in simulation.world.calls]
