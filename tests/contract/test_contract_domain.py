@@ -1,0 +1,162 @@
+"""What a host tells of a domain; starting, stopping and removing it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fsm.errors import HostError, NotFound
+from fsm.hypervisor import domain_xml
+from fsm.machine.observation import DomainState, Job
+from tests.contract.contract_rig import Rig, RigDisk, disk_of, facts_of, until
+
+NOBODY = "8a3e1d64-02c4-4f37-9a2e-1b5d7c9e0f11"
+DISKS = (
+    RigDisk("vda"),
+    RigDisk("vdb", format="raw", capacity_mib=4),
+    RigDisk("vdc", read_only=True),
+    RigDisk("hdc", format="raw", device="cdrom", read_only=True, path=""),
+)
+
+
+async def test_a_domain_is_found_by_name_and_by_uuid(rig: Rig) -> None:
+    uuid = rig.domain("it's <web> & more")
+    host = await rig.host(rig.source)
+    assert await host.resolve("it's <web> & more") == uuid
+    assert await host.resolve(uuid.upper()) == uuid
+    for wrong in (NOBODY, "nobody", ""):
+        with pytest.raises(NotFound):
+            await host.resolve(wrong)
+
+
+async def test_of_an_unknown_domain_there_is_nothing_to_tell(rig: Rig) -> None:
+    host = await rig.host(rig.source)
+    assert await host.domain(NOBODY) is None
+    assert await host.migration_progress(NOBODY) is None
+    for question in (host.domain_xml, host.persistent_xml, host.snapshots):
+        with pytest.raises(NotFound):
+            await question(NOBODY)
+
+
+async def test_a_running_domain_and_its_disks(rig: Rig) -> None:
+    uuid = rig.domain("web", DISKS)
+    facts = await facts_of(await rig.host(rig.source), uuid)
+    assert (facts.uuid, facts.name, facts.state) == (uuid, "web", DomainState.RUNNING)
+    assert facts.persistent
+    assert facts.job is Job.NONE
+    assert (facts.snapshots, facts.current_snapshot, facts.disk_errors) == ((), None, ())
+    assert not facts.backup_running
+    vda, vdb, vdc, drive = (disk_of(facts, target) for target in ("vda", "vdb", "vdc", "hdc"))
+    assert (vda.chain, vda.formats) == ((f"{rig.images}/web-vda.qcow2",), ("qcow2",))
+    assert (vdb.chain, vdb.formats) == ((f"{rig.images}/web-vdb.raw",), ("raw",))
+    assert (vda.read_only, vdc.read_only) == (False, True)
+    assert (drive.device, drive.chain, drive.source) == ("cdrom", (), "")
+    assert all(disk.block_job is None for disk in facts.disks)
+
+
+async def test_a_shut_off_domain_tells_its_active_layers(rig: Rig) -> None:
+    uuid = rig.domain("web", DISKS, running=False)
+    facts = await facts_of(await rig.host(rig.source), uuid)
+    assert facts.state is DomainState.SHUT_OFF
+    assert disk_of(facts, "vda").chain == (f"{rig.images}/web-vda.qcow2",)
+
+
+async def test_the_xml_describes_the_domain(rig: Rig) -> None:
+    uuid = rig.domain("it's <web> & more", DISKS)
+    host = await rig.host(rig.source)
+    for xml in (await host.domain_xml(uuid), await host.persistent_xml(uuid)):
+        assert domain_xml.name(xml) == "it's <web> & more"
+        assert domain_xml.uuid(xml) == uuid
+        assert [disk.target for disk in domain_xml.disks(xml)] == ["vda", "vdb", "vdc", "hdc"]
+
+
+async def test_a_host_objects_to_a_machine_type_that_it_does_not_know(rig: Rig) -> None:
+    uuid = rig.domain("web")
+    source, destination = await rig.host(rig.source), await rig.host(rig.destination)
+    xml = await source.domain_xml(uuid)
+    assert await destination.objections(xml) == ()
+    machine = domain_xml.platform(xml).machine
+    assert machine
+    objections = await destination.objections(xml.replace(machine, "pc-i440fx-99.0"))
+    assert any("pc-i440fx-99.0" in objection for objection in objections)
+
+
+async def test_starting_resuming_and_stopping_twice_is_like_once(rig: Rig) -> None:
+    uuid = rig.domain("web", running=False)
+    host = await rig.host(rig.source)
+    await host.start_paused(uuid)
+    await host.start_paused(uuid)
+    facts = await facts_of(host, uuid)
+    assert (facts.state, facts.reason) == (DomainState.PAUSED, "user")
+    await host.resume(uuid)
+    await host.resume(uuid)
+    await host.start_paused(uuid)  # it has been started: nothing is left to do
+    facts = await facts_of(host, uuid)
+    assert (facts.state, facts.reason) == (DomainState.RUNNING, "unpaused")
+    await host.destroy(uuid)
+    await host.destroy(uuid)
+    facts = await facts_of(host, uuid)
+    assert (facts.state, facts.reason) == (DomainState.SHUT_OFF, "destroyed")
+
+
+async def test_a_domain_without_its_image_does_not_start(rig: Rig) -> None:
+    uuid = rig.domain("web", running=False)
+    host = await rig.host(rig.source)
+    rig.remove_file(rig.source, f"{rig.images}/web-vda.qcow2")
+    with pytest.raises(HostError):
+        await host.start_paused(uuid)
+    assert (await facts_of(host, uuid)).state is DomainState.SHUT_OFF
+
+
+async def test_a_shut_off_domain_is_not_resumed(rig: Rig) -> None:
+    uuid = rig.domain("web", running=False)
+    host = await rig.host(rig.source)
+    with pytest.raises(HostError):
+        await host.resume(uuid)
+
+
+async def test_what_is_done_to_an_unknown_domain(rig: Rig) -> None:
+    host = await rig.host(rig.source)
+    await host.destroy(NOBODY)
+    await host.undefine(NOBODY)
+    await host.abort_job(NOBODY)
+    for change in (host.start_paused, host.resume):
+        with pytest.raises(NotFound):
+            await change(NOBODY)
+
+
+async def test_a_definition_is_removed_only_when_the_domain_is_off(rig: Rig) -> None:
+    uuid = rig.domain("web")
+    host = await rig.host(rig.source)
+    with pytest.raises(HostError):
+        await host.undefine(uuid)
+    assert (await facts_of(host, uuid)).persistent
+    await host.destroy(uuid)
+    await host.undefine(uuid)
+    await host.undefine(uuid)
+    assert await host.domain(uuid) is None
+    assert rig.exists(rig.source, f"{rig.images}/web-vda.qcow2")
+
+
+async def test_a_definition_with_snapshots_is_not_removed(rig: Rig) -> None:
+    uuid = rig.domain("web", snapshots={"s1": None}, running=False)
+    host = await rig.host(rig.source)
+    with pytest.raises(HostError):
+        await host.undefine(uuid)
+    assert (await facts_of(host, uuid)).snapshots == ("s1",)
+
+
+@pytest.mark.parametrize(("end", "reason"), [("power_off", "shutdown"), ("kill_qemu", "crashed")])
+async def test_a_domain_that_ends_by_itself_is_shut_off(rig: Rig, end: str, reason: str) -> None:
+    uuid = rig.domain("web")
+    host = await rig.host(rig.source)
+    getattr(rig, end)(rig.source, uuid)
+    facts = await until(lambda: facts_of(host, uuid), lambda facts: facts.state is DomainState.SHUT_OFF)
+    assert facts.reason == reason
+
+
+async def test_a_paused_domain_says_who_paused_it(rig: Rig) -> None:
+    uuid = rig.domain("web")
+    host = await rig.host(rig.source)
+    rig.pause(rig.source, uuid)
+    facts = await facts_of(host, uuid)
+    assert (facts.state, facts.reason) == (DomainState.PAUSED, "user")

@@ -1,0 +1,295 @@
+"""Drives the ``fsm`` command on the hosts of a lab, and compares everything before and after."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field, frozen
+from lxml import etree
+
+from fsm.lab import SERIAL, GuestSpec, Lab, LabHost, SerialWatch, active_digest, evidence
+from fsm.lab.evidence import Evidence
+from fsm.lab.guest import Guest
+from fsm.lab.serial import Ack
+
+NEEDS_LAB = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces"),
+]
+COMMAND_TIMEOUT_S = 240
+LIBVIRT = "/var/lib/libvirt"
+
+Event = dict[str, Any]
+
+
+@contextmanager
+def lab_in(directory: Path) -> Iterator[Lab]:
+    """Two hosts without a guest, taken down at the end whatever happens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSM_LAB_DIR", str(directory))
+        with Lab.up(guest=False) as lab:
+            yield lab
+
+
+@define
+class Running:
+    """An ``fsm`` command under way, told of by its JSON lines."""
+
+    process: subprocess.Popen[str]
+    errors: Path
+    events: list[Event] = field(factory=list)
+
+    def until(self, wanted: Callable[[Event], bool]) -> Event | None:
+        """Read on to the first event that is wanted; None when the command ends without one."""
+        for line in self.process.stdout or ():
+            self.events.append(json.loads(line))
+            if wanted(self.events[-1]):
+                return self.events[-1]
+        return None
+
+    def finish(self) -> tuple[int, Event]:
+        """Read to the end: the exit code and the last line."""
+        self.until(lambda _event: False)
+        return self.process.wait(), self.events[-1] if self.events else {}
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal the command; one that has ended already is left alone."""
+        self.process.send_signal(number)
+
+
+@define
+class Rig:
+    """The hosts, and the command with a journal of its own."""
+
+    lab: Lab
+    journal: Path
+
+    @property
+    def alpha(self) -> LabHost:
+        """The first host."""
+        return self.lab.hosts[0]
+
+    @property
+    def beta(self) -> LabHost:
+        """The second host."""
+        return self.lab.hosts[1]
+
+    def other(self, host: LabHost) -> LabHost:
+        """The host that this one is not."""
+        return next(one for one in self.lab.hosts if one.name != host.name)
+
+    def command(self, *words: str) -> list[str]:
+        """The command line."""
+        return [sys.executable, "-m", "fsm", "--journal", str(self.journal), *words]
+
+    def fsm(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            self.command(*words), capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+        )
+
+    def migrate(self, domain: str, source: LabHost, *options: str) -> subprocess.CompletedProcess[str]:
+        """Migrate to the other host."""
+        uris = ("--from", source.uri, "--to", self.other(source).uri)
+        return self.fsm("migrate", *uris, *options, "--", domain)
+
+    @contextmanager
+    def migrating(self, domain: str, source: LabHost, *options: str) -> Iterator[Running]:
+        """Begin to migrate to the other host, and have the events."""
+        uris = ("--from", source.uri, "--to", self.other(source).uri)
+        errors = self.journal.with_suffix(".stderr")
+        with (
+            errors.open("w", encoding="utf-8") as stderr,
+            subprocess.Popen(
+                self.command("migrate", *uris, "--json", *options, "--", domain),
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            ) as process,
+        ):
+            timer = threading.Timer(COMMAND_TIMEOUT_S, process.kill)
+            timer.start()
+            try:
+                yield Running(process, errors)
+            finally:
+                timer.cancel()
+                process.kill()
+
+    def unfinished(self) -> list[str]:
+        """The ids of the migrations that have not ended."""
+        lines = self.fsm("list", "--unfinished", "--json").stdout.splitlines()
+        return [json.loads(line)["migration"] for line in lines]
+
+    def remove_images(self, host: LabHost, spec: GuestSpec) -> None:
+        """What an operator does before a migration back: a migration overwrites nothing."""
+        for disk in spec.disks:
+            if not disk.on_both_hosts and not disk.empty:
+                host.path(disk.image(spec.name)).unlink(missing_ok=True)
+
+    def destroy(self, spec: GuestSpec) -> None:
+        """Remove a guest from wherever it is, with its files."""
+        for host in self.lab.hosts:
+            if spec.name not in domains(host):
+                continue
+            if Guest(host, spec.name).state != "shut off":
+                host.virsh("destroy", "--domain", spec.name)
+            host.virsh("undefine", "--domain", spec.name, "--snapshots-metadata")
+        for host in self.lab.hosts:
+            for disk in spec.disks:
+                if not disk.empty:
+                    host.path(disk.image(spec.name)).unlink(missing_ok=True)
+
+
+# What is compared
+
+
+@frozen
+class Before:
+    """A guest as it was before its migration. ``still`` holds digests of disks on which nobody writes."""
+
+    evidence: Evidence
+    definition: str
+    still: dict[str, str]
+    hosts: dict[str, dict[str, object]]
+
+
+def domains(host: LabHost) -> list[str]:
+    """The names of all domains of a host."""
+    return [name for name in host.virsh("list", "--all", "--name").split("\n") if name]
+
+
+def pools(host: LabHost) -> dict[str, bool]:
+    """All storage pools of a host, and whether they are active."""
+    names = [name for name in host.virsh("pool-list", "--all", "--name").split("\n") if name.strip()]
+    active = host.virsh("pool-list", "--name").split("\n")
+    return {name.strip(): name in active for name in names}
+
+
+def files(host: LabHost) -> list[str]:
+    """Every file that a migration may have made on a host; QEMU keeps sockets and logs of its own."""
+    own = [word for path in (f"{LIBVIRT}/qemu", SERIAL) for word in ("-not", "-path", f"{path}/*")]
+    listed = host.run(["find", LIBVIRT, *own, "-print0"])
+    return sorted(listed.split("\0"))
+
+
+def definition(host: LabHost, domain: str) -> str:
+    """What the domain's next start will use, in one spelling.
+
+    libvirt notes after a pivot that a disk has nothing below it, and lists controllers in its own order.
+    """
+    xml = host.virsh("dumpxml", "--domain", domain, "--inactive", "--security-info")
+    root = etree.fromstring(xml, etree.XMLParser(remove_blank_text=True))
+    for disk in root.iterfind("devices/disk"):
+        for chain in disk.findall("backingStore"):
+            if len(chain) == 0:
+                disk.remove(chain)
+    for devices in root.iterfind("devices"):
+        devices[:] = sorted(devices, key=lambda device: etree.tostring(device, method="c14n"))
+    return etree.tostring(root, method="c14n").decode()
+
+
+def redefine(host: LabHost, domain: str, edit: Callable[[etree._Element], None]) -> None:
+    """Change a domain's definition."""
+    root = etree.fromstring(host.virsh("dumpxml", "--domain", domain, "--inactive", "--security-info"))
+    edit(root)
+    host.virsh("define", "/dev/stdin", stdin=etree.tostring(root, encoding="unicode"))
+
+
+def part_of(root: etree._Element, where: str) -> etree._Element:
+    """One element of a domain's XML, which must be there."""
+    found = root.find(where)
+    assert found is not None
+    return found
+
+
+def disk_of(root: etree._Element, target: str) -> etree._Element:
+    """One disk of a domain's XML."""
+    return next(
+        disk for disk in root.iterfind("devices/disk") if disk.find(f"target[@dev='{target}']") is not None
+    )
+
+
+def picture(host: LabHost) -> dict[str, object]:
+    """All that a refused migration must not have touched."""
+    return {
+        "files": files(host),
+        "pools": pools(host),
+        "domains": {
+            name: (
+                definition(host, name),
+                host.virsh("dumpxml", "--domain", name),
+                evidence.snapshot_metadata(host, name),
+                Guest(host, name).state,
+            )
+            for name in domains(host)
+        },
+    }
+
+
+def look(rig: Rig, host: LabHost, spec: GuestSpec) -> Before:
+    """Everything to be compared."""
+    kept = evidence.collect(host, spec), definition(host, spec.name), still(host, spec)
+    return Before(*kept, look_at_hosts(rig))
+
+
+def look_at_hosts(rig: Rig) -> dict[str, dict[str, object]]:
+    """What no migration changes about the hosts themselves, besides the domain's own images."""
+    return {host.name: {"pools": pools(host), "files": files(host)} for host in rig.lab.hosts}
+
+
+def still(host: LabHost, spec: GuestSpec) -> dict[str, str]:
+    """Digests of the disks on which the guest does not write; of all while it is not running."""
+    runs = Guest(host, spec.name).state == "running"
+    return {
+        disk.target: active_digest(disk.image(spec.name), image_format=disk.format, enter=host.enter)
+        for disk in spec.disks
+        if not disk.empty and not (runs and disk.written)
+    }
+
+
+def failed(claims: list[evidence.Claim]) -> list[str]:
+    """The claims that do not hold."""
+    return [f"{claim.what}: {claim.seen}" for claim in claims if not claim.holds]
+
+
+def check_kept(rig: Rig, spec: GuestSpec, before: Before, at: LabHost, acks: list[Ack]) -> None:
+    """The guest is on this host alone, with all that it had; nothing is left behind anywhere."""
+    elsewhere = rig.other(at)
+    assert spec.name in domains(at)
+    assert spec.name not in domains(elsewhere)
+    assert at.qemu_pids(spec.name) != []
+    assert elsewhere.qemu_pids(spec.name) == []
+    assert failed(evidence.compare(before.evidence, evidence.collect(at, spec))) == []
+    assert still(at, spec) == before.still
+    assert definition(at, spec.name) == before.definition
+    if acks:
+        assert failed(evidence.writes(at, spec, acks)) == []
+    for host in rig.lab.hosts:
+        assert [
+            path for path in files(host) if "fsm-" in path.rpartition("/")[2].replace("fsm-guest", "")
+        ] == []
+        assert pools(host) == before.hosts[host.name]["pools"]
+
+
+def check_untouched(rig: Rig, before: Before, host: LabHost) -> None:
+    """No file has come to a host nor gone from it."""
+    assert files(host) == before.hosts[host.name]["files"]
+
+
+@contextmanager
+def watched(rig: Rig, spec: GuestSpec) -> Iterator[SerialWatch]:
+    """Watch what the guest acknowledges; it must have written on both sides of what happens within."""
+    with SerialWatch(*rig.lab.serial_logs(spec.name)) as watch:
+        yield watch
+        at = next(host for host in rig.lab.hosts if host.qemu_pids(spec.name))
+        Guest(at, spec.name, spec).wait_for_writes()
