@@ -1,0 +1,85 @@
+"""The command's entry point: options that all commands share, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from fsm.cli.exit_codes import ExitCode
+from fsm.cli.journal import list_migrations, show
+from fsm.cli.lab import lab
+from fsm.cli.machine import check, diagram
+from fsm.cli.migrate import migrate
+from fsm.cli.takeover import abort, resume, retry
+from fsm.errors import BadInput, FsmError, SpecError
+
+
+class Commands(click.Group):
+    """Turns this package's errors into a sentence on stderr and the exit code that belongs to it."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except FsmError as error:
+            click.echo(f"fsm: {error}", err=True)
+            if error.remedy:
+                click.echo(f"  what to do: {error.remedy}", err=True)
+            bad = isinstance(error, BadInput | SpecError)
+            context.exit(ExitCode.BAD_INPUT if bad else ExitCode.UNEXPECTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--journal",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The journal file; else $FSM_JOURNAL, else the default of this user.",
+)
+@click.option(
+    "--states",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Another machine description than the one shipped.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log every record, as JSON lines, on stderr.")
+@click.version_option(version("migration-fsm"), prog_name="fsm")
+@click.pass_context
+def main(context: click.Context, journal: Path | None, states: Path | None, verbose: bool) -> None:
+    """Migrate libvirt domains live, and keep their internal snapshots."""
+    _configure_log(verbose=verbose)
+    context.obj = {"journal": journal or default_journal(), "states": states}
+
+
+def default_journal() -> Path:
+    """Where the journal is when nobody says: one for the host as root, one for each other user."""
+    if named := os.environ.get("FSM_JOURNAL"):
+        return Path(named)
+    if os.geteuid() == 0:
+        return Path("/var/lib/fsm/journal.db")
+    state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(state_home) / "fsm/journal.db"
+
+
+def _configure_log(*, verbose: bool) -> None:
+    level = logging.INFO if verbose else logging.CRITICAL
+    processors: Sequence[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.JSONRenderer(default=str),
+    ]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+for command in (migrate, resume, abort, retry, list_migrations, show, check, diagram, lab):
+    main.add_command(command)

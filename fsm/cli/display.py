@@ -1,0 +1,215 @@
+"""What the user sees while a migration runs: bars on a terminal, lines in a pipe, or JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from types import TracebackType
+from typing import Protocol, Self
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
+
+from fsm.engine.context import Progress
+from fsm.engine.result import Result
+from fsm.hypervisor.uris import safe_uri
+from fsm.journal.records import Header, Phase, Record, Step, converter
+
+
+class Display(Protocol):
+    """Shows one migration."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop showing, before the result."""
+
+    def progress(self, progress: Progress) -> None:
+        """A phase has come further."""
+
+    def record(self, record: Record) -> None:
+        """A record was written."""
+
+    def say(self, text: str) -> None:
+        """Tell the user something now."""
+
+    def result(self, result: Result) -> None:
+        """The end."""
+
+
+class Lines:
+    """Plain lines: one for each state and each failure."""
+
+    def __enter__(self) -> Self:
+        """See ``Display``."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """See ``Display``."""
+
+    def progress(self, progress: Progress) -> None:
+        """Lines show states, not bytes."""
+
+    def record(self, record: Record) -> None:
+        """See ``Display``."""
+        if text := line_of(record):
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """See ``Display``."""
+        _echo(text)
+
+    def result(self, result: Result) -> None:
+        """See ``Display``."""
+        _show_result(result)
+
+
+class Terminal:
+    """Bars for the phases that move bytes, lines for the rest."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._bars = Bars(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        """See ``Display``."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """See ``Display``."""
+        self._bars.stop()
+
+    def progress(self, progress: Progress) -> None:
+        """See ``Display``."""
+        if progress.phase not in self._tasks:
+            self._tasks[progress.phase] = self._bars.add_task(progress.phase, total=None)
+        self._bars.update(
+            self._tasks[progress.phase],
+            completed=progress.done_bytes,
+            total=max(progress.total_bytes, progress.done_bytes) or None,
+        )
+
+    def record(self, record: Record) -> None:
+        """See ``Display``."""
+        if text := line_of(record):
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """See ``Display``."""
+        self._console.print(escape(text), highlight=False)
+
+    def result(self, result: Result) -> None:
+        """See ``Display``."""
+        _show_result(result)
+
+
+class JsonLines:
+    """One JSON object a line: records, progress, and last the result."""
+
+    def __enter__(self) -> Self:
+        """See ``Display``."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """See ``Display``."""
+
+    def progress(self, progress: Progress) -> None:
+        """See ``Display``."""
+        self._write("progress", converter.unstructure(progress))
+
+    def record(self, record: Record) -> None:
+        """See ``Display``."""
+        self._write("record", public(record))
+
+    def say(self, text: str) -> None:
+        """See ``Display``."""
+        self._write("message", {"text": text})
+
+    def result(self, result: Result) -> None:
+        """See ``Display``."""
+        self._write("result", converter.unstructure(result))
+
+    def _write(self, event: str, values: dict[str, object]) -> None:
+        _echo(json.dumps({"event": event, **values}, default=str))
+
+
+def public(record: Record) -> dict[str, object]:
+    """A record for other eyes than the journal's: without the XML that plan and snapshots hold."""
+    values: dict[str, object] = converter.unstructure(record)
+    values["data"] = {key: value for key, value in record.data.items() if key not in ("plan", "bases")}
+    return values
+
+
+def public_header(header: Header) -> dict[str, object]:
+    """A header for other eyes than the journal's: without passwords in URIs."""
+    values: dict[str, object] = converter.unstructure(header)
+    values["request"] = {
+        key: safe_uri(value) if key.endswith("_uri") and value else value
+        for key, value in header.request.items()
+    }
+    return values
+
+
+def line_of(record: Record) -> str:
+    """What a record tells a reader in one line, empty when it is of no interest."""
+    if record.error:
+        return f"{record.state}: {record.name} failed: {record.error}"
+    if record.step is Step.TRANSITION and record.phase is Phase.OUTCOME:
+        return f"{record.state} -> {record.dest} ({record.name})"
+    if record.step is Step.ACTIVITY and record.phase is Phase.INTENT:
+        return f"{record.state}: {record.name}"
+    return ""
+
+
+def _show_result(result: Result) -> None:
+    _echo(f"{result.migration}: domain {result.domain} is {result.state} after {result.duration_s:.1f} s")
+    if result.findings:
+        for finding in result.findings:
+            _echo(f"fsm: {finding.host}: {finding.message} [{finding.check}]", err=True)
+            if finding.remedy:
+                _echo(f"  what to do: {finding.remedy}", err=True)
+    elif result.cause:
+        _echo(f"fsm: {result.cause}", err=True)
+        if result.remedy:
+            _echo(f"  what to do: {result.remedy}", err=True)
+    if result.left_behind:
+        _echo(f"fsm: left behind: {', '.join(result.left_behind)}", err=True)
+
+
+def _echo(text: str, *, err: bool = False) -> None:
+    """Print a line. A reader that has gone away changes nothing about how a migration ends."""
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        # What is still in the stream's buffer would fail again when Python ends, and be the exit code.
+        stream = sys.stderr if err else sys.stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

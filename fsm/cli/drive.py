@@ -1,0 +1,71 @@
+"""Drives migrations from the command line to their end, whoever began them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import click
+
+from fsm.cli import exit_codes
+from fsm.cli.display import Display, JsonLines, Lines, Terminal
+from fsm.engine.engine import Engine, Handle
+from fsm.engine.result import Result
+from fsm.machine.loader import load
+
+Begin = Callable[[Engine, Display], Awaitable[Sequence[Handle]]]
+
+
+def drive(context: click.Context, begin: Begin, *, as_json: bool) -> None:
+    """Do what ``begin`` begins to the end, and exit with what came of it."""
+    terminal: Display = Terminal() if sys.stdout.isatty() else Lines()
+    display = JsonLines() if as_json else terminal
+    results = asyncio.run(_to_the_end(open_engine(context), begin, display))
+    if results is None:
+        context.exit(exit_codes.ExitCode.UNEXPECTED)
+    for result in results:
+        display.result(result)
+    context.exit(exit_codes.of_all(results))
+
+
+def open_engine(context: click.Context) -> Engine:
+    """The engine that the command's common options describe."""
+    journal: Path = context.obj["journal"]
+    states: Path | None = context.obj["states"]
+    return Engine.open(journal, spec=load(states) if states else None)
+
+
+async def _to_the_end(engine: Engine, begin: Begin, display: Display) -> list[Result] | None:
+    """The results, or None when the user had the command let go of a migration."""
+    async with engine:
+        with display:
+            handles = await begin(engine, display)
+            _handle_signals(handles, display)
+            try:
+                return [await handle.wait() for handle in handles]
+            except asyncio.CancelledError:
+                for handle in handles:
+                    await handle.detach()
+                    display.say(f"let go; `fsm resume {handle.migration}` goes on")
+                return None
+
+
+def _handle_signals(handles: Sequence[Handle], display: Display) -> None:
+    """Ctrl-C: first a clean abort, then let go. SIGTERM: let go."""
+    loop = asyncio.get_running_loop()
+    letting_go: list[asyncio.Task[None]] = []
+
+    def let_go() -> None:
+        letting_go.extend(loop.create_task(handle.detach()) for handle in handles)
+
+    def interrupted() -> None:
+        display.say("aborting; once more to let go and leave everything as it is")
+        for handle in handles:
+            handle.abort()
+        loop.add_signal_handler(signal.SIGINT, let_go)
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    loop.add_signal_handler(signal.SIGTERM, let_go)
