@@ -1,0 +1,178 @@
+"""The ways to bring a running guest to another host, and one measured run of each."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from attrs import frozen
+
+from bench.guests import Scene, allocated_bytes
+from bench.meter import Meter
+from bench.phases import phases
+from bench.results import Kind, Phase, Run
+from fsm.journal.sql import open_journal
+from fsm.lab import LabError, SerialWatch, evidence
+from fsm.lab.process import run
+
+TIMEOUT_S = 900.0
+UNDISTURBED_S = 1.0
+"""How long the guest is watched before, to tell its usual silences from the migration's."""
+
+
+@frozen
+class Migration:
+    """One way. ``prepare`` comes before the clock starts; ``act`` is measured.
+
+    ``keeps_metadata``: libvirt's snapshot metadata goes along. ``keeps_snapshots``: so does their content.
+    """
+
+    name: str
+    moves: str
+    act: Callable[[Scene], None]
+    prepare: Callable[[Scene], None] = lambda _: None
+    keeps_metadata: bool = False
+    keeps_snapshots: bool = True
+    copies_file: bool = False
+
+
+def _fsm(scene: Scene) -> None:
+    command = [sys.executable, "-m", "fsm", "--journal", str(_journal(scene)), "migrate", scene.spec.name]
+    run([*command, "--from", scene.source.uri, "--to", scene.destination.uri], timeout=TIMEOUT_S)
+
+
+def _journal(scene: Scene) -> Path:
+    return scene.lab.directory / "journal.db"
+
+
+def _virsh(scene: Scene, *options: str) -> None:
+    words = ["--live", "--p2p", "--persistent", "--undefinesource", *options]
+    scene.source.virsh("migrate", *words, scene.spec.name, scene.destination.uri, timeout=TIMEOUT_S)
+
+
+def _copy_storage(scene: Scene) -> None:
+    _virsh(scene, "--copy-storage-all")
+
+
+def _make_empty_image(scene: Scene) -> None:
+    # libvirt makes it itself only where a storage pool covers the directory.
+    scene.forget_snapshots()
+    size = f"{scene.spec.disks[0].size_mib}M"
+    run(["qemu-img", "create", "-q", "-f", "qcow2", str(scene.destination.path(scene.image)), size])
+
+
+def _pause_and_copy(scene: Scene) -> None:
+    scene.source.virsh("suspend", scene.spec.name)
+    files = [str(host.path(scene.image)) for host in scene.lab.hosts]
+    run(["cp", "--sparse=always", "--reflink=never", "--", *files], timeout=TIMEOUT_S)
+    _virsh(scene, "--unsafe")
+    scene.destination.virsh("resume", scene.spec.name)
+
+
+FSM = "fsm migrate"
+VIRSH = "virsh migrate"
+MIGRATIONS = (
+    Migration(
+        FSM,
+        "live; the whole image with its snapshots, and what was written meanwhile; merge commit",
+        _fsm,
+        keeps_metadata=True,
+    ),
+    Migration(
+        VIRSH,
+        "live, --copy-storage-all; the same image's active content alone, so the snapshots are lost; their"
+        " metadata is dropped before the clock starts, since libvirt refuses otherwise",
+        _copy_storage,
+        prepare=_make_empty_image,
+        keeps_snapshots=False,
+    ),
+    Migration(
+        "pause and copy",
+        "paused; cp of the whole image from one host's directory to the other's, standing in for rsync (no"
+        " network, no checksums: faster than the real thing), then the memory, then resume; metadata dropped"
+        " before the clock starts",
+        _pause_and_copy,
+        prepare=Scene.forget_snapshots,
+        copies_file=True,
+    ),
+)
+
+
+def measure(migration: Migration, scene: Scene, *, round_number: int, place: int) -> Run:
+    """One migration of a guest made for it. Raises ``LabError`` when it did not do what it promises."""
+    try:
+        scene.make()
+        return _measure(migration, scene, round_number=round_number, place=place)
+    finally:
+        scene.discard()
+
+
+def _measure(migration: Migration, scene: Scene, *, round_number: int, place: int) -> Run:
+    before = evidence.collect(scene.source, scene.spec)
+    source_bytes = allocated_bytes(scene.source, scene.image)
+    migration.prepare(scene)
+    undisturbed = _undisturbed_ms(scene)
+    load_average = os.getloadavg()[0]
+    with SerialWatch(*scene.lab.serial_logs(scene.spec.name)) as watch:
+        began = datetime.now(UTC)
+        with Meter(scene.lab) as meter:
+            migration.act(scene)
+        ended = datetime.now(UTC)
+        scene.guest(scene.destination).wait_for_writes()
+    gap = watch.longest_gap(*scene.spec.written_targets)
+    return Run(
+        contender=migration.name,
+        kind=Kind.MIGRATION,
+        round=round_number,
+        place=place,
+        seconds=meter.seconds,
+        command_cpu_s=meter.command_cpu_s,
+        hosts_cpu_s=meter.hosts_cpu_s,
+        sent_bytes=meter.sent_bytes,
+        copied_bytes=source_bytes if migration.copies_file else 0,
+        source_image_bytes=source_bytes,
+        destination_image_bytes=allocated_bytes(scene.destination, scene.image),
+        load_average=load_average,
+        silence_ms=gap.ms,
+        silence_resolution_ms=gap.resolution_ms,
+        undisturbed_silence_ms=undisturbed,
+        snapshots_before=len(scene.spec.snapshots),
+        snapshots_kept=_proven(migration, scene, before, watch),
+        acknowledged_writes=len(watch.acks),
+        phases=_journalled(scene, began, ended) if migration.keeps_metadata else (),
+    )
+
+
+def _undisturbed_ms(scene: Scene) -> float:
+    with SerialWatch(*scene.lab.serial_logs(scene.spec.name)) as watch:
+        time.sleep(UNDISTURBED_S)
+    return watch.longest_gap(*scene.spec.written_targets).ms
+
+
+def _proven(migration: Migration, scene: Scene, before: evidence.Evidence, watch: SerialWatch) -> int:
+    """How many snapshots were kept; a result that is wrong raises, however fast it was."""
+    after = evidence.collect(scene.destination, scene.spec)
+    claims = evidence.whereabouts(scene.lab, scene.spec.name, scene.destination)
+    claims += evidence.writes(scene.destination, scene.spec, watch.acks)
+    contents = evidence.compare(before, after)
+    if migration.keeps_snapshots:
+        claims += contents if migration.keeps_metadata else contents[:-1]  # the last is about the metadata
+    claims.append(evidence.leftovers(scene.lab))
+    if wrong := [f"{claim.what}: {claim.seen}" for claim in claims if not claim.holds]:
+        raise LabError(f"{migration.name} did not do its work: {'; '.join(wrong)}")
+    target = scene.spec.disks[0].target
+    found = after.digests[target]
+    return sum(found.get(name) == digest for name, digest in before.digests[target].items())
+
+
+def _journalled(scene: Scene, began: datetime, ended: datetime) -> tuple[Phase, ...]:
+    journal = open_journal(_journal(scene))
+    try:
+        header = journal.headers()[-1]
+        return phases(header.created, journal.records(header.migration), began, ended)
+    finally:
+        journal.close()
