@@ -64,11 +64,13 @@ class BadInput(FsmError):
 class HostError(FsmError):
     """A call to a host failed, and it is known that the call had no effect beyond what the message says.
 
-    ``host`` is the connection URI without secrets; ``call`` the name of the port's method.
+    ``message`` says it without the host; ``host`` is the connection URI without secrets; ``call`` the name of
+    the port's method.
     """
 
     def __init__(self, message: str, *, host: str, call: str = "", remedy: str = "") -> None:
         super().__init__(f"{host}: {message}", remedy=remedy)
+        self.message = message
         self.host = host
         self.call = call
 

@@ -206,3 +206,11 @@ async def test_a_host_that_goes_away_for_a_while_loses_nothing(name: str, host: 
     result = await simulation.migrate()
     assert result.state in ("committed", "rolled-back", "refused"), result
     await check_end(simulation, result)
+
+
+async def test_a_finding_names_its_host_once() -> None:
+    simulation = await simulate()
+    simulation.world.fail("identity", host=DESTINATION, times=None)
+    result = await simulation.migrate()
+    assert result.state == "refused"
+    assert result.cause.count(DESTINATION) == len(result.findings)

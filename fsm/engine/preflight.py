@@ -92,7 +92,7 @@ class Inspection:
             return await self.context.host(side)
         except HostUnreachable as error:
             self.findings.append(
-                Finding("unreachable", self.request.shown_uri(side), str(error), error.remedy)
+                Finding("unreachable", self.request.shown_uri(side), error.message, error.remedy)
             )
             return None
 
@@ -228,7 +228,7 @@ class Inspection:
         try:
             yield
         except HostError as error:
-            self.findings.append(Finding(check, host, str(error), error.remedy))
+            self.findings.append(Finding(check, host, error.message, error.remedy))
 
 
 def _by_directory(files: list[FileFacts]) -> dict[str, list[FileFacts]]:
