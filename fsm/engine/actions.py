@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import PurePosixPath
 
 from fsm.engine.context import Context
-from fsm.engine.plan import Base, Bases, PoolBefore, Side
+from fsm.engine.plan import Bases, PoolBefore, Side
 from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
-from fsm.hypervisor.values import FileFacts
+from fsm.hypervisor.values import Base, FileFacts
 from fsm.journal.records import converter
 from fsm.machine.observation import DomainState
 

@@ -12,12 +12,12 @@ from functools import partial
 
 from fsm.engine.commit import commit_at_destination, commit_at_source
 from fsm.engine.context import Context
-from fsm.engine.plan import Base, Side, Verify
+from fsm.engine.plan import Side, Verify
 from fsm.engine.preflight import preflight
 from fsm.errors import HostError, HostUnreachable, NotFound, OutcomeUnknown
 from fsm.hypervisor.domain_xml import with_disk_sources
 from fsm.hypervisor.port import Host
-from fsm.hypervisor.values import JobProgress, MigrationRequest
+from fsm.hypervisor.values import Base, JobProgress, MigrationRequest
 from fsm.images.base_copy import Throttle, copy_file
 from fsm.images.verify import compare_digests, compare_tables
 from fsm.machine.observation import Job

@@ -11,7 +11,7 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from fsm.hypervisor.uris import safe_uri
-from fsm.hypervisor.values import Overlay, PoolState, SnapshotMetadata
+from fsm.hypervisor.values import Base, Overlay, PoolState, SnapshotMetadata
 
 
 class Side(StrEnum):
@@ -82,17 +82,6 @@ class Plan:
     def targets(self) -> tuple[str, ...]:
         """The disks that migrate."""
         return tuple(overlay.target for overlay in self.overlays)
-
-
-@frozen
-class Base:
-    """A base that stands still: its path, its file's length, and the virtual size of the disk in it."""
-
-    path: str
-    format: str
-    size_bytes: int
-    allocated_bytes: int
-    capacity_bytes: int
 
 
 @frozen

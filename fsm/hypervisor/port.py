@@ -19,6 +19,7 @@ from fsm.hypervisor.values import (
     FileFacts,
     HostIdentity,
     JobProgress,
+    Marker,
     MigrationRequest,
     Overlay,
     PoolState,
@@ -37,6 +38,7 @@ CHANGES = frozenset(
         "destroy",
         "forget_snapshots",
         "make_durable",
+        "mark",
         "migrate",
         "pivot",
         "release",
@@ -45,6 +47,7 @@ CHANGES = frozenset(
         "start_commit",
         "start_paused",
         "undefine",
+        "unmark",
     )
 )
 
@@ -133,6 +136,9 @@ class Host(Protocol):
     async def identity(self) -> HostIdentity:
         """Who this host is."""
 
+    async def domains(self) -> tuple[str, ...]:
+        """The UUIDs of all domains of the host, running or only defined."""
+
     async def resolve(self, domain: str) -> str:
         """The UUID of the domain with this name or UUID. ``NotFound`` when there is none."""
 
@@ -149,7 +155,19 @@ class Host(Protocol):
         """Why this host could not run a domain of this XML: machine type, CPU, emulator. Empty: it can."""
 
     async def snapshots(self, uuid: str) -> tuple[SnapshotMetadata, ...]:
-        """All snapshots' metadata, parents before children."""
+        """All snapshots' metadata, parents before children, secrets included."""
+
+    async def public_snapshots(self, uuid: str) -> tuple[SnapshotMetadata, ...]:
+        """The same without secrets: what a client sees that may only read."""
+
+    async def mark(self, uuid: str, marker: Marker) -> None:
+        """Write ``marker`` into the metadata of the domain's process and of its definition.
+
+        It replaces a marker that is there. ``HostError`` while a migration holds the domain.
+        """
+
+    async def unmark(self, uuid: str) -> None:
+        """Remove the marker, so that the definition is again what it was; no marker, no domain: no effect."""
 
     async def create_overlays(self, uuid: str, overlays: Sequence[Overlay]) -> None:
         """Put all of ``overlays`` over their disks in one atomic step; disks not named are left alone."""

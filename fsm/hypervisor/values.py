@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from fsm.machine.observation import BlockJob, DomainState, Job
 
@@ -68,6 +68,7 @@ class DomainFacts:
     snapshots: tuple[str, ...] = ()
     current_snapshot: str | None = None
     disk_errors: tuple[tuple[str, str], ...] = ()
+    marker: Marker | None = None
     backup_running: bool = False
     checkpoints: tuple[str, ...] = ()
 
@@ -94,6 +95,44 @@ class Overlay:
     path: str
     base: str
     base_format: str
+
+
+@frozen
+class Base:
+    """A base that stands still: its path, its file's length, and the virtual size of the disk in it."""
+
+    path: str
+    format: str
+    size_bytes: int
+    allocated_bytes: int
+    capacity_bytes: int
+
+
+@frozen
+class Marker:
+    """What a domain's own metadata tells of its migration, for the day when the journal is lost.
+
+    Whoever may read the host may read it, so it holds no secrets. ``owner`` is the claim of one journal: an
+    engine that adopts the migration writes another one, and the one before sees that it is not its own any
+    more. The URIs are as a reader may see them, ``source_host`` and ``destination_host`` the hosts' UUIDs;
+    ``journal`` says where the journal is. ``bases`` is filled once the copies exist at the destination, all
+    made by this migration; ``snapshots`` then holds the metadata, packed (``fsm.hypervisor.markers``).
+    ``started_paused``: the domain was shut off and is started, paused, only to be committed. ``problem`` says
+    why a marker can't be read; nothing else of it is known then.
+    """
+
+    migration: str
+    owner: str = ""
+    source_uri: str = ""
+    destination_uri: str = ""
+    source_host: str = ""
+    destination_host: str = ""
+    journal: str = ""
+    overlays: tuple[Overlay, ...] = ()
+    bases: tuple[Base, ...] = ()
+    snapshots: str = field(default="", repr=False)
+    started_paused: bool = False
+    problem: str = ""
 
 
 @frozen

@@ -62,8 +62,12 @@ class Rig(Protocol):
         at: str | None = None,
         snapshots: Mapping[str, str | None] | None = None,
         running: bool = True,
+        metadata: str | None = None,
     ) -> str:
-        """Make a domain, at the source if not said otherwise, with internal snapshots (name to parent)."""
+        """Make a domain, at the source if not said otherwise, with internal snapshots (name to parent).
+
+        ``metadata`` is what stands in its element of that name; None: it has none.
+        """
 
     def write(self, uri: str, uuid: str, target: str, offset: int, length: int, pattern: int) -> None:
         """Have the guest write bytes of one value; it has done so when this returns."""

@@ -59,6 +59,7 @@ class LabRig:
         at: str | None = None,
         snapshots: Mapping[str, str | None] | None = None,
         running: bool = True,
+        metadata: str | None = None,
     ) -> str:
         machine = self._by_uri[at or self.source]
         described = [(disk, f"{self.images}/{name}-{disk.target}.{disk.format}") for disk in disks]
@@ -73,7 +74,7 @@ class LabRig:
         if running:
             commands.append(f"start --domain {uuid}")
         commands += _taking(uuid, snapshots or {})
-        machine.virsh("; ".join(commands), stdin=_domain_xml(uuid, name, described))
+        machine.virsh("; ".join(commands), stdin=_domain_xml(uuid, name, described, metadata))
         return uuid
 
     def write(self, uri: str, uuid: str, target: str, offset: int, length: int, pattern: int) -> None:
@@ -195,7 +196,7 @@ def _taking(uuid: str, tree: Mapping[str, str | None]) -> Iterator[str]:
         current = snapshot
 
 
-def _domain_xml(uuid: str, name: str, disks: list[tuple[RigDisk, str]]) -> str:
+def _domain_xml(uuid: str, name: str, disks: list[tuple[RigDisk, str]], metadata: str | None) -> str:
     described = "".join(
         f"<disk type='file' device='{disk.device}'><driver name='qemu' type='{disk.format}'/>"
         + (f"<source file={quoteattr(path)}/>" if path else "")
@@ -206,7 +207,8 @@ def _domain_xml(uuid: str, name: str, disks: list[tuple[RigDisk, str]]) -> str:
     )
     return (
         f"<domain type='qemu'><name>{escape(name)}</name><uuid>{uuid}</uuid>"
-        "<memory unit='MiB'>64</memory><vcpu>1</vcpu>"
+        + ("" if metadata is None else f"<metadata>{metadata}</metadata>")
+        + "<memory unit='MiB'>64</memory><vcpu>1</vcpu>"
         "<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>"
         f"<devices>{described}<memballoon model='none'/></devices></domain>"
     )

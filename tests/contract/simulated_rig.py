@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fsm.hypervisor import domain_xml
 from fsm.hypervisor.port import Connector, Host
 from fsm.hypervisor.simulated import SimulatedDisk, SimulatedWorld
 from fsm.hypervisor.simulated import files as simulated_files
@@ -41,6 +42,7 @@ class SimulatedRig:
         at: str | None = None,
         snapshots: Mapping[str, str | None] | None = None,
         running: bool = True,
+        metadata: str | None = None,
     ) -> str:
         described = (
             SimulatedDisk(
@@ -55,7 +57,15 @@ class SimulatedRig:
             for disk in disks
         )
         state = DomainState.RUNNING if running else DomainState.SHUT_OFF
-        return self.world.add_domain(at or self.source, name, described, snapshots, state=state, memory_mib=8)
+        uri = at or self.source
+        uuid = self.world.add_domain(uri, name, described, snapshots, state=state, memory_mib=8)
+        if metadata is not None:
+            with self.world.changing() as changed:
+                record = changed.hosts[uri].domains[uuid]
+                record.definition = _with_metadata(record.definition or "", metadata)
+                if record.instance is not None:
+                    record.instance.xml = _with_metadata(record.instance.xml, metadata)
+        return uuid
 
     def write(self, uri: str, uuid: str, target: str, offset: int, length: int, pattern: int) -> None:
         for block in range(offset // PAGE, (offset + length) // PAGE):
@@ -120,3 +130,8 @@ class SimulatedRig:
 
     def rejoin(self, uri: str) -> None:
         self.world.reconnect(uri)
+
+
+def _with_metadata(xml: str, metadata: str) -> str:
+    text = xml.replace("</uuid>", f"</uuid><metadata>{metadata}</metadata>", 1)
+    return domain_xml.serialize(domain_xml.parse(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from fsm.hypervisor.libvirt import blockjobs, compatibility, lifecycle, migration, reading
+from fsm.hypervisor.libvirt import blockjobs, compatibility, lifecycle, marking, migration, reading
 from fsm.hypervisor.libvirt import snapshots as metadata
 from fsm.hypervisor.libvirt.link import Link
 from fsm.hypervisor.libvirt.storage import LibvirtStorage
@@ -17,6 +17,7 @@ from fsm.hypervisor.values import (
     DomainFacts,
     HostIdentity,
     JobProgress,
+    Marker,
     MigrationRequest,
     Overlay,
     SnapshotMetadata,
@@ -47,6 +48,10 @@ class LibvirtHost:
         """Who this host is."""
         return await self._link.ask("identity", reading.identity)
 
+    async def domains(self) -> tuple[str, ...]:
+        """The UUIDs of all domains of the host, running or only defined."""
+        return await self._link.ask("domains", reading.domains)
+
     async def resolve(self, domain: str) -> str:
         """The UUID of the domain with this name or UUID. ``NotFound`` when there is none."""
         return await self._link.ask("resolve", lambda call: reading.resolve(call, domain))
@@ -68,8 +73,20 @@ class LibvirtHost:
         return await self._link.ask("objections", lambda call: compatibility.objections(call, domain_xml))
 
     async def snapshots(self, uuid: str) -> tuple[SnapshotMetadata, ...]:
-        """All snapshots' metadata, parents before children."""
+        """All snapshots' metadata, parents before children, secrets included."""
         return await self._link.ask("snapshots", lambda call: metadata.list_snapshots(call, uuid))
+
+    async def public_snapshots(self, uuid: str) -> tuple[SnapshotMetadata, ...]:
+        """The same without secrets: what a client sees that may only read."""
+        return await self._link.ask("public_snapshots", lambda call: metadata.list_public(call, uuid))
+
+    async def mark(self, uuid: str, marker: Marker) -> None:
+        """Write ``marker`` into the metadata of the domain's process and of its definition."""
+        await self._link.change("mark", lambda call: marking.mark(call, uuid, marker))
+
+    async def unmark(self, uuid: str) -> None:
+        """Remove the marker; the definition is again what it was."""
+        await self._link.change("unmark", lambda call: marking.unmark(call, uuid))
 
     async def create_overlays(self, uuid: str, overlays: Sequence[Overlay]) -> None:
         """Put all of ``overlays`` over their disks in one atomic step; disks not named are left alone."""

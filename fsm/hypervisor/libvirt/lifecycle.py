@@ -28,21 +28,21 @@ def resume(call: Call, uuid: str) -> None:
 
 def destroy(call: Call, uuid: str) -> None:
     """Stop the domain's process."""
-    domain = _find(call, uuid)
+    domain = find(call, uuid)
     if domain is None or not domain.isActive():
         return
     try:
         domain.destroy()
     except libvirt.libvirtError:
         # It may have ended by itself; a transient domain is gone then.
-        domain = _find(call, uuid)
+        domain = find(call, uuid)
         if domain is not None and domain.isActive():
             raise
 
 
 def undefine(call: Call, uuid: str) -> None:
     """Remove the definition of a shut-off domain; NVRAM and TPM state stay."""
-    domain = _find(call, uuid)
+    domain = find(call, uuid)
     if domain is None:
         return
     if domain.isActive():
@@ -56,7 +56,8 @@ def undefine(call: Call, uuid: str) -> None:
         domain.undefineFlags(keep_nvram)  # a libvirt before 8.9 does not know the other flag
 
 
-def _find(call: Call, uuid: str) -> Any:
+def find(call: Call, uuid: str) -> Any:
+    """The domain, None when there is none."""
     try:
         return call.domain(uuid)
     except libvirt.libvirtError as error:

@@ -9,7 +9,7 @@ import attrs
 import libvirt
 
 from fsm.errors import HostUnreachable
-from fsm.hypervisor import domain_xml
+from fsm.hypervisor import domain_xml, markers
 from fsm.hypervisor.libvirt import words
 from fsm.hypervisor.libvirt.errors import UNSUPPORTED
 from fsm.hypervisor.libvirt.session import Call
@@ -31,6 +31,11 @@ def identity(call: Call) -> HostIdentity:
         hypervisor_version=words.version(call.connection.getVersion()),
         security_models=tuple(model.text or "" for model in capabilities.iterfind("host/secmodel/model")),
     )
+
+
+def domains(call: Call) -> tuple[str, ...]:
+    """The UUIDs of all domains."""
+    return tuple(domain.UUIDString() for domain in call.connection.listAllDomains())
 
 
 def resolve(call: Call, domain: str) -> str:
@@ -129,7 +134,8 @@ def _facts(call: Call, domain: Any, state_and_reason: list[int]) -> DomainFacts 
         raise
     # The destination of a migration lets nobody into its monitor before the migration ends.
     monitor = active and job is not Job.MIGRATION_IN
-    disks = domain_xml.disks(domain.XMLDesc(0), whole_chain=active)
+    xml = domain.XMLDesc(0)
+    disks = domain_xml.disks(xml, whole_chain=active)
     return DomainFacts(
         uuid=domain.UUIDString(),
         name=domain.name(),
@@ -141,6 +147,7 @@ def _facts(call: Call, domain: Any, state_and_reason: list[int]) -> DomainFacts 
         snapshots=tuple(sorted(domain.snapshotListNames())),
         current_snapshot=_current_snapshot(domain),
         disk_errors=_disk_errors(domain) if monitor else (),
+        marker=markers.read(xml),
         backup_running=active and _backup_running(domain),
         checkpoints=_checkpoints(domain),
     )

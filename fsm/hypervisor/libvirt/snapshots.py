@@ -21,8 +21,17 @@ _OVERLAY_FLAGS = (
 
 def list_snapshots(call: Call, uuid: str) -> tuple[SnapshotMetadata, ...]:
     """All snapshots' metadata, parents before children, otherwise in the order in which they were taken."""
+    return _listed(call, uuid, libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE)
+
+
+def list_public(call: Call, uuid: str) -> tuple[SnapshotMetadata, ...]:
+    """The same without what libvirt shows to those alone who may change the domain."""
+    return _listed(call, uuid, 0)
+
+
+def _listed(call: Call, uuid: str, xml_flags: int) -> tuple[SnapshotMetadata, ...]:
     snapshots = call.domain(uuid).listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
-    described = [_metadata(snapshot) for snapshot in snapshots]
+    described = [_metadata(snapshot, xml_flags) for snapshot in snapshots]
     depth: dict[str | None, int] = {None: 0}
     for metadata, _ in described:
         depth[metadata.name] = depth[metadata.parent] + 1
@@ -97,9 +106,9 @@ def _is_on(call: Call, disks: dict[str, DiskFacts], overlay: Overlay, *, active:
     )
 
 
-def _metadata(snapshot: Any) -> tuple[SnapshotMetadata, int]:
+def _metadata(snapshot: Any, xml_flags: int) -> tuple[SnapshotMetadata, int]:
     """A snapshot's metadata, and when it was taken."""
-    xml = snapshot.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE)
+    xml = snapshot.getXMLDesc(xml_flags)
     root = domain_xml.parse(xml, "domainsnapshot")
     memory = [element.get("snapshot") for element in root.iterfind("memory")]
     disks = [element.get("snapshot") for element in root.iterfind("disks/disk")]

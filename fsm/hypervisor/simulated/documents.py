@@ -8,9 +8,9 @@ from functools import lru_cache
 from attrs import field, frozen
 from lxml import etree
 
-from fsm.hypervisor import domain_xml
+from fsm.hypervisor import domain_xml, markers
 from fsm.hypervisor.simulated.state import Instance, LiveDisk
-from fsm.hypervisor.values import DiskFacts, SnapshotMetadata
+from fsm.hypervisor.values import DiskFacts, Marker, SnapshotMetadata
 
 _KIB = 1024
 _MIB = 1024 * _KIB
@@ -39,6 +39,12 @@ class SimulatedDisk:
 def disks(xml: str) -> tuple[DiskFacts, ...]:
     """``domain_xml.disks`` with a memory: the same text is asked for at every observation."""
     return domain_xml.disks(xml, whole_chain=False)
+
+
+@lru_cache(maxsize=4096)
+def marker(xml: str) -> Marker | None:
+    """``markers.read`` with a memory."""
+    return markers.read(xml)
 
 
 @lru_cache(maxsize=4096)
@@ -169,6 +175,15 @@ def snapshot_from(xml: str) -> tuple[SnapshotMetadata, str]:
         root.findtext("name") or "", xml, root.findtext("parent/name"), external="external" in kinds
     )
     return metadata, (root.findtext("domain/uuid") or "").lower()
+
+
+def without_passwords(xml: str) -> str:
+    """Metadata as a client sees it that may only read."""
+    root = domain_xml.parse(xml, root="domainsnapshot")
+    for graphics in root.iter("graphics"):
+        if graphics.get("passwd") is not None:
+            del graphics.attrib["passwd"]
+    return domain_xml.serialize(root)
 
 
 def _add(parent: etree._Element, tag: str, text: str | None = None, /, **attributes: str) -> etree._Element:

@@ -44,7 +44,8 @@ def facts(host: HostState, uuid: str) -> DomainFacts | None:
     if record is None:
         return None
     instance = record.instance
-    described = documents.disks(instance.xml if instance else record.definition or "")
+    xml = instance.xml if instance else record.definition or ""
+    described = documents.disks(xml)
     return DomainFacts(
         uuid=uuid,
         name=record.name,
@@ -56,6 +57,7 @@ def facts(host: HostState, uuid: str) -> DomainFacts | None:
         snapshots=tuple(record.snapshots),
         current_snapshot=record.current,
         disk_errors=tuple(_disk_errors(instance)),
+        marker=documents.marker(xml),
     )
 
 

@@ -10,7 +10,7 @@ from attrs import define, field
 
 from fsm.errors import HostError, OutcomeUnknown
 from fsm.hypervisor.port import Storage, Watch
-from fsm.hypervisor.simulated import commit, domains, migration
+from fsm.hypervisor.simulated import commit, domains, marking, migration
 from fsm.hypervisor.simulated import overlays as layering
 from fsm.hypervisor.simulated import snapshots as metadata
 from fsm.hypervisor.simulated.core import Pace, WorldCore
@@ -21,6 +21,7 @@ from fsm.hypervisor.values import (
     DomainFacts,
     HostIdentity,
     JobProgress,
+    Marker,
     MigrationRequest,
     Overlay,
     SnapshotMetadata,
@@ -57,6 +58,10 @@ class SimulatedHost:
         """See the port."""
         return await self._call("identity", (), lambda _, host: _identity(host))
 
+    async def domains(self) -> tuple[str, ...]:
+        """See the port."""
+        return await self._call("domains", (), lambda _, host: tuple(host.domains))
+
     async def resolve(self, domain: str) -> str:
         """See the port."""
         return await self._call("resolve", (domain,), lambda _, host: domains.resolve(host, domain))
@@ -83,6 +88,18 @@ class SimulatedHost:
     async def snapshots(self, uuid: str) -> tuple[SnapshotMetadata, ...]:
         """See the port."""
         return await self._call("snapshots", (uuid,), lambda _, host: metadata.listed(host, uuid))
+
+    async def public_snapshots(self, uuid: str) -> tuple[SnapshotMetadata, ...]:
+        """See the port."""
+        return await self._call("public_snapshots", (uuid,), lambda _, host: metadata.public(host, uuid))
+
+    async def mark(self, uuid: str, marker: Marker) -> None:
+        """See the port."""
+        await self._call("mark", (uuid, marker), lambda state, host: marking.mark(state, host, uuid, marker))
+
+    async def unmark(self, uuid: str) -> None:
+        """See the port."""
+        await self._call("unmark", (uuid,), lambda state, host: marking.unmark(state, host, uuid))
 
     async def create_overlays(self, uuid: str, overlays: Sequence[Overlay]) -> None:
         """See the port."""

@@ -31,6 +31,14 @@ def listed(host: HostState, uuid: str) -> tuple[SnapshotMetadata, ...]:
     )
 
 
+def public(host: HostState, uuid: str) -> tuple[SnapshotMetadata, ...]:
+    """All metadata without passwords."""
+    return tuple(
+        attrs.evolve(metadata, xml=documents.without_passwords(metadata.xml))
+        for metadata in listed(host, uuid)
+    )
+
+
 def _parents_first(record: DomainRecord) -> list[str]:
     children: dict[str | None, list[str]] = {}
     for name, metadata in record.snapshots.items():
