@@ -118,6 +118,8 @@ domains = st.builds(
     st.lists(disks, max_size=4).map(tuple),
     st.lists(_words, max_size=3).map(tuple),
     st.none() | _words,
+    st.none() | _words,
+    st.booleans(),
 )
 _views = st.builds(Host, reachable=st.just(value=True), domain=domains)
 hosts = st.sampled_from((GONE, FENCED, ABSENT)) | _views
@@ -135,6 +137,7 @@ engines = st.builds(
             "overdue",
             "retry_due",
             "abort_requested",
+            "adopted",
         )
     },
 )

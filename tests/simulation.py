@@ -27,6 +27,7 @@ class Before:
 
     contents: dict[tuple[str, str], dict[int, bytes]]
     metadata: tuple[SnapshotMetadata, ...]
+    definition: str
     files: dict[str, list[str]]
     pools: dict[str, dict[str, bool]]
 
@@ -88,6 +89,7 @@ async def simulate(disks: Iterable[str] = ("vda", "vdb")) -> Simulation:
     before = Before(
         contents=world.snapshot_contents(SOURCE, uuid),
         metadata=await source.snapshots(uuid),
+        definition=await source.persistent_xml(uuid),
         files={uri: world.files(uri) for uri in (SOURCE, DESTINATION)},
         pools={uri: world.pools(uri) for uri in (SOURCE, DESTINATION)},
     )
@@ -119,6 +121,8 @@ async def check_end(simulation: Simulation, result: Result) -> None:
     assert await (await world.connect(other)).domain(uuid) is None, "the other host has the domain too"
     facts = await host.domain(uuid)
     assert facts is not None
+    assert facts.marker is None
+    assert await host.persistent_xml(uuid) == simulation.before.definition
     assert all(len(disk.chain) == 1 and disk.block_job is None for disk in facts.disks)
     left = {uri: [path for path in world.files(uri) if "fsm-" in path] for uri in (SOURCE, DESTINATION)}
     assert left == {SOURCE: [], DESTINATION: []}, "overlays are left behind"

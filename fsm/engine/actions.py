@@ -8,6 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import PurePosixPath
 
 from fsm.engine.context import Context
+from fsm.engine.marking import (
+    complete_marker,
+    mark_destination,
+    mark_source,
+    packed_for_marker,
+    unmark_destination,
+    unmark_source,
+)
 from fsm.engine.plan import Bases, PoolBefore, Side
 from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
@@ -48,8 +56,9 @@ async def save_bases(context: Context) -> None:
             retryable=False,
             remedy="delete or commit them, then migrate again",
         )
+    packed = await packed_for_marker(source, uuid, snapshots)
     xml, persistent = await source.domain_xml(uuid), await source.persistent_xml(uuid)
-    context.outcome["bases"] = converter.unstructure(Bases(tuple(bases), snapshots, xml, persistent))
+    context.outcome["bases"] = converter.unstructure(Bases(tuple(bases), snapshots, xml, persistent, packed))
 
 
 def _is_ours(context: Context, base: Base, found: FileFacts) -> bool:
@@ -253,6 +262,11 @@ def directory_of(path: str) -> str:
 ACTIONS: dict[str, Action] = {
     function.__name__.replace("_", "-"): function
     for function in (
+        mark_source,
+        complete_marker,
+        mark_destination,
+        unmark_source,
+        unmark_destination,
         create_source_overlays,
         save_bases,
         create_copies,

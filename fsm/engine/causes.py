@@ -41,6 +41,8 @@ def of_trigger(trigger: str, seen: Observation, request: Request, migration: str
             )
         case "find-unexpected":
             return _unexpected(sides, request, migration)
+        case "adopt":
+            return _adopted(sides, request, migration)
         case _:
             return Cause(trigger.replace("-", " "))
 
@@ -49,14 +51,15 @@ def _lost(sides: dict[Side, SeenHost], request: Request, migration: str) -> Caus
     gone = [side for side, host in sides.items() if not host.reachable]
     waiting = sides[Side.DESTINATION].domain
     if not gone and waiting is not None and waiting.state is DomainState.PAUSED:
+        uri = request.shown_uri(Side.DESTINATION)
         return Cause(
-            f"{request.destination_uri} keeps an instance that waits for a migration which is over",
+            f"{uri} keeps an instance that waits for a migration which is over",
             "destroy it there; if that times out, stop libvirtd there, remove the domain's status file "
             f"from /run/libvirt/qemu and start it again; then: fsm retry {migration}",
         )
     if not gone:
         return Cause("nothing has changed for too long", f"fsm show {migration}; then: fsm retry {migration}")
-    names = " and ".join(f"the {side} {request.uri(side)}" for side in gone)
+    names = " and ".join(f"the {side} {request.shown_uri(side)}" for side in gone)
     fenced = " ".join(f"--fenced {side}" for side in gone)
     return Cause(
         f"{names} can't be reached",
@@ -65,14 +68,27 @@ def _lost(sides: dict[Side, SeenHost], request: Request, migration: str) -> Caus
     )
 
 
+def _adopted(sides: dict[Side, SeenHost], request: Request, migration: str) -> Cause:
+    if not all(host.reachable for host in sides.values()):
+        return _lost(sides, request, migration)
+    return Cause("its journal is lost; adopted as both hosts show it", f"fsm show {migration}")
+
+
 def _unexpected(sides: dict[Side, SeenHost], request: Request, migration: str) -> Cause:
     for side, host in sides.items():
+        if host.domain and host.domain.marked_by_another:
+            uri = request.shown_uri(side)
+            return Cause(
+                f"{uri}: the domain carries the marker of migration {host.domain.marker}, which another "
+                "engine has set",
+                f"leave it to that engine; fsm doctor --host {uri} tells how it stands",
+            )
         disks = host.domain.disks if host.domain else ()
         for disk in disks:
             if disk.layer is Layer.FOREIGN:
                 chain = " on ".join(disk.chain) or "no image"
                 return Cause(
-                    f"{request.uri(side)}: disk {disk.target} is on layers that are not ours: {chain}",
+                    f"{request.shown_uri(side)}: disk {disk.target} is on layers that are not ours: {chain}",
                     f"commit what is above the overlay back into it, then: fsm retry {migration}",
                 )
     if not any(host.domain for host in sides.values()):

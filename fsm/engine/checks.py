@@ -76,6 +76,14 @@ def domain(facts: DomainFacts, uri: str) -> list[Finding]:
         found.append(
             against("transient", "it is transient", "define it, so that it has a definition to move")
         )
+    if facts.marker is not None:
+        found.append(
+            against(
+                "marked",
+                f"its metadata says that migration {facts.marker.migration} has not let go of it",
+                f"fsm doctor --host {uri} tells how it stands and what to do",
+            )
+        )
     if facts.job is not Job.NONE:
         what = "a migration" if facts.job in (Job.MIGRATION_OUT, Job.MIGRATION_IN) else "another job"
         found.append(against("job", f"{what} of it is under way", "wait for its end: virsh domjobinfo"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fsm.engine.causes import explain_commit
 from fsm.engine.context import Context
+from fsm.engine.marking import mark, taken_over
 from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import Side
 from fsm.errors import ActionFailed
@@ -36,6 +37,7 @@ async def _commit(context: Context, side: Side, activity: str) -> None:
     if facts.state is DomainState.SHUT_OFF:
         # libvirt commits running domains only. The record tells a later engine whose pause this is.
         await context.note("start-paused", {"started_paused": True})
+        await mark(context, side)
         await host.start_paused(facts.uuid)
     try:
         for overlay in context.planned.overlays:
@@ -62,7 +64,10 @@ async def _facts(context: Context, host: Host, activity: str) -> DomainFacts:
 async def _disks(context: Context, host: Host, activity: str) -> dict[str, Disk]:
     """The planned disks as they are now; nothing is done to a domain with a layer that isn't ours."""
     facts = await _facts(context, host, activity)
-    disks = in_machine_terms(facts, context.planned).disks
+    seen = in_machine_terms(facts, context.planned)
+    if seen.marked_by_another:
+        raise taken_over(activity, host, facts)
+    disks = seen.disks
     if foreign := [disk.target for disk in disks if disk.layer is Layer.FOREIGN]:
         raise ActionFailed(
             activity,

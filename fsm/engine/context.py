@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from fsm.engine.clock import Clock
 from fsm.engine.history import History
 from fsm.engine.plan import Plan, Request, Side
-from fsm.errors import ActionFailed, FsmError
+from fsm.errors import ActionFailed, FsmError, HostUnreachable
 from fsm.hypervisor.port import Connector, Host, Watch
 from fsm.journal.records import Data
 
@@ -38,12 +38,20 @@ class Hosts:
 
     connector: Connector
     request: Request
+    expected: Plan | None = None
     _open: dict[Side, Host] = field(factory=dict)
 
     async def get(self, side: Side) -> Host:
-        """The host; raises ``HostUnreachable`` when it can't be connected."""
+        """The host; raises ``HostUnreachable`` when it can't be connected.
+
+        With a plan from before, a host that is not the one of the plan counts as unreachable: nothing is
+        known of the right one, and the other has nothing to do with it.
+        """
         if side not in self._open:
-            self._open[side] = await self.connector.connect(self.request.uri(side))
+            host = await self.connector.connect(self.request.uri(side))
+            if self.expected is not None and (wanted := self.expected.host_uuid(side)):
+                await _recognise(host, wanted)
+            self._open[side] = host
         return self._open[side]
 
     async def close(self) -> None:
@@ -58,10 +66,12 @@ class Context:
     """One migration's work environment.
 
     ``outcome`` collects what goes into the step's outcome record; ``note`` writes a record at once, for what
-    a later engine must know before the step ends. ``claim`` reserves the domain in the journal.
+    a later engine must know before the step ends. ``claim`` reserves the domain in the journal, which is at
+    ``journal``.
     """
 
     migration: str
+    journal: str
     request: Request
     hosts: Hosts
     clock: Clock
@@ -125,3 +135,15 @@ class Context:
         for watch in self._watches.values():
             watch.close()
         self._watches.clear()
+
+
+async def _recognise(host: Host, wanted: str) -> None:
+    found = (await host.identity()).uuid
+    if found != wanted:
+        await host.close()
+        raise HostUnreachable(
+            f"another host answers there: its UUID is {found}, and the migration began with {wanted}",
+            host=host.uri,
+            call="connect",
+            remedy="see where this URI leads now",
+        )

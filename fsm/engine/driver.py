@@ -58,8 +58,10 @@ class Driver:
     def __attrs_post_init__(self) -> None:
         self._interpreter = Interpreter(self.spec)
         self._began_at_s = self.clock.monotonic_s()
+        self.hosts.expected = self.history.plan
         self._context = Context(
             migration=self.migration,
+            journal=self.journal.location,
             request=self.request,
             hosts=self.hosts,
             clock=self.clock,

@@ -40,6 +40,7 @@ class History:
     retry_requested: bool = False
     fenced: frozenset[Side] = frozenset()
     started_paused: bool = False
+    adopted: bool = False
     plan: Plan | None = None
     pools: tuple[PoolBefore, ...] = ()
     bases: Bases = field(factory=Bases)
@@ -128,6 +129,7 @@ class History:
             overdue=overdue,
             retry_due=retry_due or self.retry_requested,
             abort_requested=self.abort_requested,
+            adopted=self.adopted,
         )
 
 

@@ -47,4 +47,14 @@ def in_machine_terms(facts: DomainFacts, plan: Plan) -> Domain:
             continue
         layer = layer_of(found.chain, overlay.base, overlay.path, active=active)
         disks.append(Disk(overlay.target, layer, found.chain, found.block_job))
-    return Domain(facts.state, facts.reason, facts.job, tuple(disks), facts.snapshots, facts.current_snapshot)
+    marker = facts.marker
+    return Domain(
+        state=facts.state,
+        reason=facts.reason,
+        job=facts.job,
+        disks=tuple(disks),
+        snapshots=facts.snapshots,
+        current_snapshot=facts.current_snapshot,
+        marker=marker.migration if marker else None,
+        marked_by_another=marker is not None and not plan.owns(marker),
+    )

@@ -11,7 +11,7 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from fsm.hypervisor.uris import safe_uri
-from fsm.hypervisor.values import Base, Overlay, PoolState, SnapshotMetadata
+from fsm.hypervisor.values import Base, Marker, Overlay, PoolState, SnapshotMetadata
 
 
 class Side(StrEnum):
@@ -72,16 +72,32 @@ class PoolBefore:
 
 @frozen
 class Plan:
-    """What preflight settled; nothing in it changes afterwards."""
+    """What preflight settled; nothing in it changes afterwards.
+
+    ``source_host`` and ``destination_host`` are the hosts' UUIDs: whoever takes the migration over must meet
+    the same hosts. ``owners`` are the claims in the domain's marker that count as ours, the last one being
+    what this migration writes; those before it were adopted.
+    """
 
     domain_uuid: str
     domain_name: str
     overlays: tuple[Overlay, ...]
+    source_host: str = ""
+    destination_host: str = ""
+    owners: tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
         """The disks that migrate."""
         return tuple(overlay.target for overlay in self.overlays)
+
+    def host_uuid(self, side: Side) -> str:
+        """The UUID of the host on that side, empty where it is not known."""
+        return self.source_host if side is Side.SOURCE else self.destination_host
+
+    def owns(self, marker: Marker) -> bool:
+        """Whether a marker is this migration's, and no other engine has adopted it since."""
+        return marker.owner in self.owners
 
 
 @frozen
@@ -89,13 +105,15 @@ class Bases:
     """Read once the overlays exist: from then on neither bases nor snapshots can change.
 
     ``domain_xml`` and ``persistent_xml`` are the domain's two descriptions, with the overlays as its disks: a
-    domain that vanished from both hosts can be defined again from them.
+    domain that vanished from both hosts can be defined again from them. ``packed`` holds the snapshots
+    without secrets, as the marker carries them.
     """
 
     bases: tuple[Base, ...] = ()
     snapshots: tuple[SnapshotMetadata, ...] = field(default=(), repr=False)
     domain_xml: str = field(default="", repr=False)
     persistent_xml: str = field(default="", repr=False)
+    packed: str = field(default="", repr=False)
 
     def of(self, path: str) -> Base:
         """The base with this path."""

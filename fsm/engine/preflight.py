@@ -5,6 +5,7 @@ All findings are reported at once. What had to be opened to look (storage pools)
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -55,6 +56,7 @@ class Inspection:
     context: Context
     findings: list[Finding] = field(factory=list)
     plan: Plan | None = None
+    _uuids: tuple[str, str] = ("", "")
     _pools: dict[tuple[Side, str], PoolState] = field(factory=dict)
 
     @property
@@ -73,9 +75,9 @@ class Inspection:
         source, destination = hosts[Side.SOURCE], hosts[Side.DESTINATION]
         if source is not None and destination is not None:
             with self._finding("identity", destination.uri):
-                self.findings += checks.hosts(
-                    await source.identity(), await destination.identity(), self.request
-                )
+                identities = await source.identity(), await destination.identity()
+                self._uuids = identities[0].uuid, identities[1].uuid
+                self.findings += checks.hosts(*identities, self.request)
         if source is None:
             return
         facts = await self._domain(source)
@@ -132,7 +134,8 @@ class Inspection:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)
             await self._destination_space(destination, files)
-        self.plan = Plan(facts.uuid, facts.name, overlays)
+        owner = secrets.token_hex(8)
+        self.plan = Plan(facts.uuid, facts.name, overlays, *self._uuids, owners=(owner,))
 
     def _overlay(self, disk: DiskFacts) -> Overlay:
         # The migration's id makes the name its own: whatever bears it was made by this migration.

@@ -38,8 +38,11 @@ class Journal(Protocol):
     """Keeps records durably: when a writing method returns, what it wrote survives a power failure.
 
     Every method raises ``JournalUnavailable`` when the store fails and ``JournalCorrupt`` when what it finds
-    can't be read. Blocking; safe to call from any thread, one writer per migration.
+    can't be read. Blocking; safe to call from any thread, one writer per migration. ``location`` tells a
+    reader where it is.
     """
+
+    location: str
 
     def create(self, header: Header) -> None:
         """Begin a migration's history."""

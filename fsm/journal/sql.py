@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import URL, Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from fsm.errors import BadInput, JournalCorrupt
@@ -28,6 +29,7 @@ class SqlJournal:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.location = _location(engine.url)
         with self._transaction() as connection:
             tables.metadata.create_all(connection)
 
@@ -164,6 +166,12 @@ class SqlJournal:
         connection.execute(
             update(tables.migrations).where(tables.migrations.c.migration == migration).values(**values)
         )
+
+
+def _location(url: URL) -> str:
+    if url.get_backend_name() != "sqlite":
+        return url.render_as_string()  # without its password
+    return f"{socket.gethostname()}:{Path(url.database or '').absolute()}"
 
 
 def _busy(domain_uuid: str, holder: str) -> DomainBusy:

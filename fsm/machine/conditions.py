@@ -87,15 +87,21 @@ def _layers(host: Host) -> frozenset[Layer]:
     return frozenset(disk.layer for disk in host.domain.disks) if host.domain else frozenset()
 
 
+def _foreign(host: Host) -> bool:
+    """The domain has a layer that is not ours, or has become another's."""
+    domain = host.domain
+    return domain is not None and (Layer.FOREIGN in _layers(host) or domain.marked_by_another)
+
+
 def _on_overlay(host: Host) -> bool:
     """Something is left to commit, and nothing foreign is in the way."""
-    layers = _layers(host)
-    return Layer.OVERLAY in layers and Layer.FOREIGN not in layers
+    return Layer.OVERLAY in _layers(host) and not _foreign(host)
 
 
 def _on_base(host: Host) -> bool:
     disks = host.domain.disks if host.domain else ()
-    return _layers(host) == {Layer.BASE} and all(disk.block_job is None for disk in disks)
+    only_base = _layers(host) == {Layer.BASE} and all(disk.block_job is None for disk in disks)
+    return only_base and not _foreign(host)
 
 
 def _owned_by_source(source: Host, destination: Host) -> bool:
@@ -162,26 +168,26 @@ def source_migrating(source: Host, _destination: Host) -> bool:
 
 @_of_hosts
 def source_on_overlay(source: Host, _destination: Host) -> bool:
-    """At the source some disk is on its overlay and none on a foreign layer."""
+    """At the source some disk is on its overlay, none on a foreign layer, and the domain is not another's."""
     return _on_overlay(source)
 
 
 @_of_hosts
 def source_on_base(source: Host, _destination: Host) -> bool:
-    """At the source every disk is on its base alone and no block job is left."""
+    """At the source every disk is on its base alone, without a block job, and not another's."""
     return _on_base(source)
 
 
 @_of_hosts
 def source_untangled(source: Host, _destination: Host) -> bool:
-    """At the source every disk is on its base or on our overlay: no layer is there that we did not make."""
-    return source.domain is not None and Layer.FOREIGN not in _layers(source)
+    """At the source every disk is on its base or on our overlay, and no marker says that it is another's."""
+    return source.domain is not None and not _foreign(source)
 
 
 @_of_hosts
 def source_foreign(source: Host, _destination: Host) -> bool:
-    """At the source some disk is on a layer that this migration did not make."""
-    return Layer.FOREIGN in _layers(source)
+    """At the source some disk is on a layer that this migration did not make, or the marker is another's."""
+    return _foreign(source)
 
 
 @_of_hosts
@@ -193,19 +199,19 @@ def source_off_overlay(source: Host, _destination: Host) -> bool:
 
 @_of_hosts
 def destination_untangled(_source: Host, destination: Host) -> bool:
-    """At the destination every disk is on its base or on our overlay."""
-    return destination.domain is not None and Layer.FOREIGN not in _layers(destination)
+    """At the destination every disk is on its base or on our overlay, and the domain is not another's."""
+    return destination.domain is not None and not _foreign(destination)
 
 
 @_of_hosts
 def destination_foreign(_source: Host, destination: Host) -> bool:
-    """At the destination some disk is on a layer that this migration did not make."""
-    return Layer.FOREIGN in _layers(destination)
+    """At the destination some disk is on a layer that we did not make, or the marker is another's."""
+    return _foreign(destination)
 
 
 @_of_hosts
 def destination_on_base(_source: Host, destination: Host) -> bool:
-    """At the destination every disk is on its base alone and no block job is left."""
+    """At the destination every disk is on its base alone, without a block job, and not another's."""
     return _on_base(destination)
 
 
@@ -332,3 +338,9 @@ def retry_due(engine: Engine) -> bool:
 def abort_requested(engine: Engine) -> bool:
     """Somebody asked to abort the migration."""
     return engine.abort_requested
+
+
+@_of_engine
+def adopted(engine: Engine) -> bool:
+    """The migration was made from what both hosts show, as the journal that began it is lost."""
+    return engine.adopted

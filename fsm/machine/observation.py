@@ -62,7 +62,11 @@ class Disk:
 
 @frozen
 class Domain:
-    """A domain as one host knows it. ``reason`` is libvirt's own word for why it is in this state."""
+    """A domain as one host knows it. ``reason`` is libvirt's own word for why it is in this state.
+
+    ``marker`` is the id of the migration that the domain's own metadata names. ``marked_by_another``: that is
+    another one, or this one adopted by an engine with another journal.
+    """
 
     state: DomainState
     reason: str = ""
@@ -70,6 +74,8 @@ class Domain:
     disks: tuple[Disk, ...] = ()
     snapshots: tuple[str, ...] = ()
     current_snapshot: str | None = None
+    marker: str | None = None
+    marked_by_another: bool = False
 
     @property
     def active(self) -> bool:
@@ -130,6 +136,7 @@ class Engine:
     overdue: bool = False
     retry_due: bool = False
     abort_requested: bool = False
+    adopted: bool = False  # made from what the hosts show, as the journal that began it is lost
 
 
 @frozen

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from attrs import evolve
+from attrs import fields
 
 from fsm.machine.conditions import CONDITIONS, Reads
 from fsm.machine.observation import (
@@ -51,6 +51,7 @@ def _domains() -> Iterator[Domain]:
     for disks in _disk_sets():
         for state, reason, job in ((s, r, j) for s, rs in reasons.items() for r in rs for j in Job):
             yield Domain(state, reason, job, disks)
+            yield Domain(state, reason, job, disks, marked_by_another=True)
 
 
 def hosts() -> Iterator[Host]:
@@ -64,12 +65,11 @@ def hosts() -> Iterator[Host]:
 
 def engines() -> Iterator[Engine]:
     """Every combination of the engine's facts."""
-    flags = ("copies_verified", "transfer_begun", "step_failed", "attempts_left", "overdue", "retry_due")
+    flags = [each.name for each in fields(Engine) if each.name not in ("preflight", "activity")]
     for values in product((False, True), repeat=len(flags)):
         named: dict[str, Any] = dict(zip(flags, values, strict=True))
-        base = Engine(**named)
-        for preflight, activity, abort in product(Preflight, Activity, (False, True)):
-            yield evolve(base, preflight=preflight, activity=activity, abort_requested=abort)
+        for preflight, activity in product(Preflight, Activity):
+            yield Engine(preflight=preflight, activity=activity, **named)
 
 
 def _vector(seen: Observation, reads: Reads) -> tuple[bool, ...]:

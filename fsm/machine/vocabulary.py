@@ -7,6 +7,11 @@ from __future__ import annotations
 
 # Run while a transition is taken; each is idempotent: "make it so".
 ACTIONS: dict[str, str] = {
+    "mark-source": "write what the journal knows into the domain's own metadata at the source",
+    "complete-marker": "add the bases, the copies and the snapshots' metadata to the marker at the source",
+    "mark-destination": "write what the journal knows into the domain's own metadata at the destination",
+    "unmark-source": "remove the marker from the domain's metadata at the source",
+    "unmark-destination": "remove the marker from the domain's metadata at the destination",
     "create-source-overlays": "put the temporary overlays over all migrated disks, atomically",
     "save-bases": "record the bases' sizes and the snapshots' metadata, now that nothing can change them",
     "create-copies": "create the files that the bases will be copied into, each as one hole",
