@@ -124,7 +124,12 @@ def test_disks_snapshots_paths_and_pools_of_every_make_move_there_and_back(
     rig: Rig, present: Callable[[GuestSpec], Guest]
 ) -> None:
     _prepare_odd(rig, present(ODD))
-    for source, options in ((rig.alpha, ("--verify", "full")), (rig.beta, ("--bandwidth", "64"))):
+    journeys = (
+        (rig.alpha, ("--verify", "full")),
+        (rig.beta, ("--bandwidth", "64")),
+        (rig.alpha, ("--merge", "mirror")),
+    )
+    for source, options in journeys:
         destination = rig.other(source)
         rig.remove_images(destination, ODD)
         before = look(rig, source, ODD)

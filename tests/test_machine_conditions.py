@@ -18,6 +18,7 @@ from fsm.machine.observation import (
     Host,
     Job,
     Layer,
+    Merge,
     Observation,
     Preflight,
     layer_of,
@@ -267,7 +268,14 @@ def test_domain_missing(source: Host, destination: Host, missing: bool) -> None:
 )
 def test_engine_conditions(engine: Engine, true_names: set[str]) -> None:
     names = {name for name, condition in CONDITIONS.items() if condition.reads is Reads.ENGINE}
-    assert {name for name in names if holds(name, ABSENT, engine=engine)} == true_names
+    assert {name for name in names if holds(name, ABSENT, engine=engine)} == {*true_names, "merges-by-commit"}
+
+
+def test_one_way_to_merge_holds_at_a_time() -> None:
+    by_mirror = Engine(merge=Merge.MIRROR)
+    assert holds("merges-by-mirror", ABSENT, engine=by_mirror)
+    assert not holds("merges-by-commit", ABSENT, engine=by_mirror)
+    assert not holds("merges-by-mirror", ABSENT)
 
 
 @pytest.mark.parametrize("name", CONDITIONS)

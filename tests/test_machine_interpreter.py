@@ -43,8 +43,8 @@ def test_there_are_no_automatic_triggers(state: str, target: str) -> None:
 
 def test_refusal_names_every_condition_that_does_not_hold() -> None:
     with pytest.raises(TransitionRefused) as refusal:
-        Interpreter(SPEC).fire("snapshotted", "transfer", Observation(GONE, GONE))
-    row = next(row for row in SPEC.rows if row.trigger == "transfer")
+        Interpreter(SPEC).fire("committing-dest", "finish-commit", Observation(GONE, GONE))
+    row = next(row for row in SPEC.rows if row.trigger == "finish-commit")
     assert len(row.conditions) > 1
     assert refusal.value.failed_guards == row.conditions
     for name in row.conditions:

@@ -11,6 +11,7 @@ from fsm.cli.drive import drive
 from fsm.engine.engine import Engine, Handle
 from fsm.engine.plan import Request, Verify
 from fsm.errors import BadInput
+from fsm.machine.observation import Merge
 
 
 @click.command()
@@ -24,7 +25,10 @@ from fsm.errors import BadInput
     "--migrate-uri", metavar="URI", help="Address for the memory stream, for example tcp://10.0.0.2."
 )
 @click.option(
-    "--merge", type=click.Choice(["commit", "mirror"]), default="commit", help="How the overlay ends."
+    "--merge",
+    type=click.Choice([choice.value for choice in Merge]),
+    default=Merge.COMMIT.value,
+    help="Commit the overlay at the destination, or mirror it into the copy during the migration.",
 )
 @click.option("--storage", type=click.Choice(["copy", "shared"]), default="copy", help="Where the bases are.")
 @click.option(
@@ -51,14 +55,12 @@ from fsm.errors import BadInput
 @click.option("--accept", multiple=True, metavar="CHECK", help="Go on despite this preflight finding.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result.")
 @click.pass_context
-def migrate(context: click.Context, /, merge: str, storage: str, as_json: bool, **options: Any) -> None:
+def migrate(context: click.Context, /, storage: str, as_json: bool, **options: Any) -> None:
     """Migrate DOMAIN live to another host, with its internal snapshots."""
-    if merge != "commit" or storage != "copy":
-        raise BadInput(
-            f"--merge {merge} --storage {storage} can't be done yet",
-            remedy="leave both away: the bases are copied and the overlays committed",
-        )
-    request = Request(**{**options, "verify": Verify(options["verify"])})
+    if storage != "copy":
+        raise BadInput(f"--storage {storage} can't be done yet", remedy="leave it away: the bases are copied")
+    words = {"verify": Verify(options["verify"]), "merge": Merge(options["merge"])}
+    request = Request(**{**options, **words})
 
     async def begin(engine: Engine, display: Display) -> list[Handle]:
         return [await engine.start(request, on_progress=display.progress, on_record=display.record)]

@@ -92,7 +92,7 @@ async def create_copies(context: Context) -> None:
 async def create_destination_overlays(context: Context) -> None:
     """Create an empty overlay on each copied base."""
     destination = await context.host(Side.DESTINATION)
-    for overlay in context.planned.overlays:
+    for overlay in context.planned.destination_overlays:
         # The name holds this migration's id: a file of that name is ours. Its content is of no worth before
         # the transfer begins, but one that libvirt has filled must not be taken for an empty one.
         if await destination.storage.stat(overlay.path) is not None:
@@ -188,7 +188,8 @@ async def remove_source_overlays(context: Context) -> None:
 
 async def remove_destination_overlays(context: Context) -> None:
     """Remove the overlay files at the destination."""
-    await _remove(context, Side.DESTINATION, [overlay.path for overlay in context.planned.overlays])
+    paths = [overlay.path for overlay in context.planned.destination_overlays]
+    await _remove(context, Side.DESTINATION, paths)
 
 
 async def remove_copies(context: Context) -> None:

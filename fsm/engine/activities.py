@@ -111,14 +111,12 @@ async def migrate(context: Context) -> None:
 
 async def _migration_request(context: Context, source: Host) -> MigrationRequest:
     uuid, request = context.planned.domain_uuid, context.request
-    overlays = {overlay.target: (overlay.path, "qcow2") for overlay in context.planned.overlays}
+    images = context.planned.arrivals
     return MigrationRequest(
         destination_uri=request.peer_uri or request.destination_uri,
         migrate_uri=request.migrate_uri,
-        # The overlay stays in both definitions until it is committed: a domain that is started from its
-        # base before that would lose what the overlay holds.
-        destination_xml=with_disk_sources(await source.domain_xml(uuid), overlays),
-        persistent_xml=with_disk_sources(await source.persistent_xml(uuid), overlays),
+        destination_xml=with_disk_sources(await source.domain_xml(uuid), images),
+        persistent_xml=with_disk_sources(await source.persistent_xml(uuid), images),
         disks=context.planned.targets,
         bandwidth_mib_per_s=request.bandwidth_mib_per_s,
         unsafe="unsafe" in request.accept,

@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 
 from fsm.engine.plan import Bases, Plan, PoolBefore, Side
 from fsm.journal.records import Phase, Record, Step, converter
-from fsm.machine.observation import Activity, Engine, Preflight
+from fsm.machine.observation import Activity, Engine, Merge, Preflight
 from fsm.machine.spec import RetryPolicy
 
 
@@ -121,6 +121,7 @@ class History:
         """The engine's half of an observation; ``overdue`` and ``retry_due`` come from the clock."""
         return Engine(
             preflight=self.preflight,
+            merge=self.plan.merge if self.plan else Merge.COMMIT,
             copies_verified=self.copies_verified,
             transfer_begun=self.transfer_begun,
             activity=self.activity,

@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from fsm.hypervisor.uris import safe_uri
 from fsm.hypervisor.values import Base, Marker, Overlay, PoolState, SnapshotMetadata
+from fsm.machine.observation import Merge
 
 
 class Side(StrEnum):
@@ -47,6 +48,7 @@ class Request:
     peer_uri: str | None = None
     migrate_uri: str | None = None
     verify: Verify = Verify.TABLE
+    merge: Merge = Merge.COMMIT
     bandwidth_mib_per_s: int = 0
     connections: int = 4
     exclude_disks: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ class Plan:
     source_host: str = ""
     destination_host: str = ""
     owners: tuple[str, ...] = ()
+    merge: Merge = Merge.COMMIT
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -94,6 +97,22 @@ class Plan:
     def host_uuid(self, side: Side) -> str:
         """The UUID of the host on that side, empty where it is not known."""
         return self.source_host if side is Side.SOURCE else self.destination_host
+
+    @property
+    def destination_overlays(self) -> tuple[Overlay, ...]:
+        """The overlays that the destination gets."""
+        return self.overlays if self.merge is Merge.COMMIT else ()
+
+    @property
+    def arrivals(self) -> dict[str, tuple[str, str]]:
+        """The image, path and format, on which each target runs when it arrives at the destination.
+
+        By ``commit`` that is an overlay, in the persistent definition too: a domain started from its base
+        before the commit would lose what the overlay holds.
+        """
+        if self.merge is Merge.MIRROR:
+            return {overlay.target: (overlay.base, overlay.base_format) for overlay in self.overlays}
+        return {overlay.target: (overlay.path, "qcow2") for overlay in self.overlays}
 
     def owns(self, marker: Marker) -> bool:
         """Whether a marker is this migration's, and no other engine has adopted it since."""

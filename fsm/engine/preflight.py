@@ -134,8 +134,14 @@ class Inspection:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)
             await self._destination_space(destination, files)
-        owner = secrets.token_hex(8)
-        self.plan = Plan(facts.uuid, facts.name, overlays, *self._uuids, owners=(owner,))
+        self.plan = Plan(
+            facts.uuid,
+            facts.name,
+            overlays,
+            *self._uuids,
+            owners=(secrets.token_hex(8),),
+            merge=self.request.merge,
+        )
 
     def _overlay(self, disk: DiskFacts) -> Overlay:
         # The migration's id makes the name its own: whatever bears it was made by this migration.

@@ -20,6 +20,7 @@ from fsm.machine.observation import (
     Host,
     Job,
     Layer,
+    Merge,
     Observation,
     Preflight,
 )
@@ -284,6 +285,18 @@ def preflight_not_passed(engine: Engine) -> bool:
 def preflight_refused(engine: Engine) -> bool:
     """Preflight has found a reason against the migration."""
     return engine.preflight is Preflight.REFUSED
+
+
+@_of_engine
+def merges_by_commit(engine: Engine) -> bool:
+    """The destination gets an overlay of its own, to be committed after the switch-over."""
+    return engine.merge is Merge.COMMIT
+
+
+@_of_engine
+def merges_by_mirror(engine: Engine) -> bool:
+    """libvirt's migration writes the overlays' content straight into the copied bases."""
+    return engine.merge is Merge.MIRROR
 
 
 @_of_engine

@@ -111,6 +111,18 @@ class Preflight(StrEnum):
     REFUSED = "refused"
 
 
+class Merge(StrEnum):
+    """How what the guest writes during the migration comes into the copied base.
+
+    ``commit``: into an overlay at the destination, which is block-committed after the switch-over.
+    ``mirror``: libvirt's migration writes the overlay's clusters straight into the copy, and nothing is left
+    to commit.
+    """
+
+    COMMIT = "commit"
+    MIRROR = "mirror"
+
+
 class Activity(StrEnum):
     """How far the present state's activity has come during this stay in the state.
 
@@ -128,6 +140,7 @@ class Engine:
     """What the engine knows from its journal and its clock."""
 
     preflight: Preflight = Preflight.PENDING
+    merge: Merge = Merge.COMMIT
     copies_verified: bool = False
     transfer_begun: bool = False
     activity: Activity = Activity.NOT_BEGUN

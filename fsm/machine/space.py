@@ -25,6 +25,7 @@ from fsm.machine.observation import (
     Host,
     Job,
     Layer,
+    Merge,
     Observation,
     Preflight,
 )
@@ -65,11 +66,11 @@ def hosts() -> Iterator[Host]:
 
 def engines() -> Iterator[Engine]:
     """Every combination of the engine's facts."""
-    flags = [each.name for each in fields(Engine) if each.name not in ("preflight", "activity")]
+    flags = [each.name for each in fields(Engine) if each.name not in ("preflight", "merge", "activity")]
     for values in product((False, True), repeat=len(flags)):
         named: dict[str, Any] = dict(zip(flags, values, strict=True))
-        for preflight, activity in product(Preflight, Activity):
-            yield Engine(preflight=preflight, activity=activity, **named)
+        for preflight, merge, activity in product(Preflight, Merge, Activity):
+            yield Engine(preflight=preflight, merge=merge, activity=activity, **named)
 
 
 def _vector(seen: Observation, reads: Reads) -> tuple[bool, ...]:

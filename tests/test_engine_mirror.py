@@ -1,0 +1,58 @@
+"""Merging by mirror on simulated hosts: the migration itself writes the overlays into the copied bases."""
+
+from __future__ import annotations
+
+import pytest
+
+from fsm.hypervisor.simulated import Moment
+from fsm.machine.observation import Merge
+from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
+
+
+def calls(simulation: Simulation, name: str, host: str) -> int:
+    return sum((call.name, call.host) == (name, host) for call in simulation.world.calls)
+
+
+async def test_nothing_is_left_to_commit_at_the_destination() -> None:
+    simulation = await simulate()
+    result = await simulation.migrate(merge=Merge.MIRROR)
+    assert (result.state, result.cause) == ("committed", "")
+    assert simulation.path == ["planned", "snapshotted", "transferring", "committing-dest", "committed"]
+    assert calls(simulation, "create_overlay", DESTINATION) == 0
+    assert calls(simulation, "start_commit", DESTINATION) == 0
+    await check_end(simulation, result)
+
+
+@pytest.mark.parametrize("moment", [Moment.MIRROR, Moment.MEMORY])
+async def test_a_failed_one_removes_the_dirty_copies(moment: Moment) -> None:
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    world.at_moment(uuid, moment, lambda: world.kill_qemu(DESTINATION, uuid))
+    result = await simulation.migrate(merge=Merge.MIRROR)
+    assert result.state == "rolled-back"
+    assert calls(simulation, "start_commit", SOURCE) > 0
+    await check_end(simulation, result)
+
+
+@pytest.mark.parametrize("moment", Moment)
+@pytest.mark.parametrize("host", [SOURCE, DESTINATION])
+async def test_a_daemon_that_dies_at_any_moment_loses_nothing(moment: Moment, host: str) -> None:
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    world.at_moment(uuid, moment, lambda: world.restart_libvirtd(host))
+    result = await simulation.migrate(merge=Merge.MIRROR)
+    assert result.state in ("committed", "rolled-back"), result
+    await check_end(simulation, result)
+
+
+async def test_a_host_that_is_off_has_no_overlay_left_that_was_never_made() -> None:
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    world.at_moment(uuid, Moment.MEMORY, lambda: world.power_off(DESTINATION))
+    stuck = await simulation.migrate(merge=Merge.MIRROR)
+    assert stuck.state == "stuck"
+    await simulation.engine.ask(stuck.migration, "retry", ["destination"])
+    result = await (await simulation.engine.resume(stuck.migration)).wait()
+    assert result.state == "rolled-back"
+    assert not [what for what in result.left_behind if ".fsm-" in what]
+    assert len(result.left_behind) == 2  # the copies
