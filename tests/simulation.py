@@ -19,6 +19,9 @@ from fsm.journal.sql import SqlJournal, open_journal
 
 SOURCE, DESTINATION = "sim://alpha/system", "sim://beta/system"
 SNAPSHOTS = {"s1": None, "s2": "s1", "s3": "s1"}
+# In memory where that can be: what a power failure leaves of a journal is not what these tests are about.
+_MEMORY = "/dev/shm"  # noqa: S108  # a directory of its own is made there
+_JOURNALS = tempfile.TemporaryDirectory(prefix="fsm-test-", dir=_MEMORY if Path(_MEMORY).is_dir() else None)
 
 
 @frozen
@@ -95,7 +98,7 @@ async def simulate(disks: Iterable[str] = ("vda", "vdb")) -> Simulation:
     )
     await source.close()
     world.calls.clear()
-    directory = tempfile.mkdtemp(prefix="fsm-test-")
+    directory = tempfile.mkdtemp(dir=_JOURNALS.name)
     journal = open_journal(Path(directory) / "journal.db")
     return Simulation(world, uuid, before, journal, Engine(journal, world, clock=world.clock))
 
