@@ -20,6 +20,7 @@ COMMANDS = {
     ("resume",): "MIGRATION",
     ("abort",): "MIGRATION",
     ("retry",): "MIGRATION",
+    ("doctor",): "--adopt",
     ("list",): "--unfinished",
     ("show",): "MIGRATION",
     ("check",): "FILE",

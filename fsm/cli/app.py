@@ -13,6 +13,7 @@ from typing import Any
 import click
 import structlog
 
+from fsm.cli.doctor import doctor
 from fsm.cli.exit_codes import ExitCode
 from fsm.cli.journal import list_migrations, show
 from fsm.cli.lab import lab
@@ -81,5 +82,5 @@ def _configure_log(*, verbose: bool) -> None:
     )
 
 
-for command in (migrate, resume, abort, retry, list_migrations, show, check, diagram, lab):
+for command in (migrate, resume, abort, retry, doctor, list_migrations, show, check, diagram, lab):
     main.add_command(command)

@@ -21,6 +21,11 @@ Begin = Callable[[Engine, Display], Awaitable[Sequence[Handle]]]
 
 def drive(context: click.Context, begin: Begin, *, as_json: bool) -> None:
     """Do what ``begin`` begins to the end, and exit with what came of it."""
+    context.exit(exit_codes.of_all(run(context, begin, as_json=as_json)))
+
+
+def run(context: click.Context, begin: Begin, *, as_json: bool) -> list[Result]:
+    """Do what ``begin`` begins to the end, and show it; exit where the user had it let go."""
     terminal: Display = Terminal() if sys.stdout.isatty() else Lines()
     display = JsonLines() if as_json else terminal
     results = asyncio.run(_to_the_end(open_engine(context), begin, display))
@@ -28,7 +33,7 @@ def drive(context: click.Context, begin: Begin, *, as_json: bool) -> None:
         context.exit(exit_codes.ExitCode.UNEXPECTED)
     for result in results:
         display.result(result)
-    context.exit(exit_codes.of_all(results))
+    return results
 
 
 def open_engine(context: click.Context) -> Engine:

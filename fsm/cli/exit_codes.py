@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 
+from fsm.engine.cases import Examined, Kind
 from fsm.engine.result import Result
 
 
@@ -35,6 +36,17 @@ def of_all(results: Sequence[Result]) -> ExitCode:
         if worst in codes:
             return worst
     return ExitCode.OK
+
+
+def of_examination(examined: Sequence[Examined]) -> ExitCode:
+    """The exit code of what was found: a domain that waits counts most, then what could not be read."""
+    if any(case.waits for host in examined for case in host.cases):
+        return ExitCode.STUCK
+    if any(host.unread for host in examined):
+        return ExitCode.UNEXPECTED
+    to_do = any(note.remedy for host in examined for note in host.notes)
+    other = any(case.kind is not Kind.DRIVEN for host in examined for case in host.cases)
+    return ExitCode.REFUSED if to_do or other else ExitCode.OK
 
 
 def of(result: Result) -> ExitCode:

@@ -65,10 +65,12 @@ def _is_ours(context: Context, base: Base, found: FileFacts) -> bool:
     """Whether a file at a copy's path was made by this migration.
 
     The journal says so; or the engine died between making the file and recording it: then the file has just
-    the planned length and no data, and there is nothing in it that could be lost.
+    the planned length and no data, and there is nothing in it that could be lost. What is known from a
+    domain's marker alone must have the planned length, as a copy has on which no guest has run.
     """
-    made = base.path in context.history.created
-    return made or (found.size_bytes == base.size_bytes and found.allocated_bytes == 0)
+    as_planned = found.size_bytes == base.size_bytes
+    made = base.path in context.history.created and (as_planned or not context.history.adopted)
+    return made or (as_planned and found.allocated_bytes == 0)
 
 
 async def create_copies(context: Context) -> None:
@@ -203,8 +205,12 @@ async def remove_copies(context: Context) -> None:
     destination = await context.host(Side.DESTINATION)
     for base in bases:
         found = await destination.storage.stat(base.path)
-        if found is not None and _is_ours(context, base, found):
+        if found is None:
+            continue
+        if _is_ours(context, base, found):
             await _remove(context, Side.DESTINATION, [base.path])
+        elif context.history.adopted:
+            _leave(context, f"{destination.uri}: {base.path}, which may be a copy of this migration or not")
 
 
 async def _remove(context: Context, side: Side, paths: list[str]) -> None:

@@ -45,20 +45,23 @@ def hosts(source: HostIdentity, destination: HostIdentity, request: Request) -> 
                 "name another destination; if these are two, set host_uuid in libvirtd.conf",
             )
         )
-    for uri, identity in (
-        (request.shown_uri(Side.SOURCE), source),
-        (request.shown_uri(Side.DESTINATION), destination),
-    ):
-        if "apparmor" in identity.security_models:
-            found.append(
-                Finding(
-                    "apparmor",
-                    uri,
-                    "AppArmor confines QEMU there and denies writing to a base: the commit would fail",
-                    "allow it in the host's libvirt-qemu abstraction, then pass --accept apparmor",
-                )
-            )
+    found += confinement(request.shown_uri(Side.SOURCE), source)
+    found += confinement(request.shown_uri(Side.DESTINATION), destination)
     return found
+
+
+def confinement(uri: str, identity: HostIdentity) -> list[Finding]:
+    """AppArmor, as Debian and Ubuntu configure it for libvirt, does not allow what a commit does."""
+    if "apparmor" not in identity.security_models:
+        return []
+    return [
+        Finding(
+            "apparmor",
+            uri,
+            "AppArmor confines QEMU there and denies writing to a base: the commit would fail",
+            "allow it in the host's libvirt-qemu abstraction, then pass --accept apparmor",
+        )
+    ]
 
 
 def domain(facts: DomainFacts, uri: str) -> list[Finding]:

@@ -49,6 +49,7 @@ class Driver:
     abort_requested: asyncio.Event = field(factory=asyncio.Event)
     wake: asyncio.Event = field(factory=asyncio.Event)
     findings: tuple[Finding, ...] = ()
+    notes: tuple[Finding, ...] = ()
     _asked: list[Asked] = field(factory=list)
     _heard: set[int] = field(factory=set)
     _context: Context = field(init=False)
@@ -134,6 +135,7 @@ class Driver:
             cause="" if done else history.cause,
             remedy="" if done else history.remedy,
             findings=self.findings,
+            notes=self.notes,
             left_behind=history.left_behind,
             duration_s=self.clock.monotonic_s() - self._began_at_s,
         )
@@ -247,6 +249,7 @@ class Driver:
         data: Data = dict(self._context.outcome)
         if "findings" in data:
             self.findings = tuple(converter.structure(data["findings"], list[Finding]))
+            self.notes = tuple(converter.structure(data["notes"], list[Finding]))
         if error is not None and error.remedy:
             data["remedy"] = error.remedy
         failure = str(error) if error is not None else ""

@@ -16,6 +16,9 @@ from typing import Self
 import structlog
 from attrs import define, field
 
+from fsm.engine import doctor
+from fsm.engine.adoption import Adoption
+from fsm.engine.cases import Case, Examined
 from fsm.engine.clock import Clock, SystemClock
 from fsm.engine.context import Hosts, Progress
 from fsm.engine.driver import Driver
@@ -166,6 +169,33 @@ class Engine:
         """
         data = {"fenced": sorted(fenced)} if fenced else {}
         await asyncio.to_thread(self.journal.ask, migration, name, data)
+
+    async def examine(self, uris: Sequence[str]) -> tuple[Examined, ...]:
+        """Look at hosts for domains that wait on overlays, and for what the hosts lack. Changes nothing.
+
+        Raises ``BadInput`` for a malformed URI.
+        """
+        return await doctor.examine(self.connector, self.journal, uris)
+
+    async def adopt(
+        self,
+        case: Case,
+        examined: Sequence[Examined],
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> Handle:
+        """Take over a migration whose journal is lost: make a record of what the hosts show, and finish it.
+
+        ``case`` and ``examined`` come from ``examine``. Calling this is the caller's word that nobody drives
+        the migration. Raises ``AdoptionRefused`` where it can be seen that somebody may, or where what is
+        seen does not suffice; nothing was done then.
+        """
+        adoption = Adoption(self.connector, self.journal, self.clock, case, examined)
+        header, first = await adoption.prepared(self.spec)
+        await asyncio.to_thread(self.journal.create, header, first)
+        log.info("migration-adopted", migration=header.migration, domain=header.domain)
+        return await self._drive(header.migration, on_progress, on_record)
 
     def migrations(self, *, unfinished: bool = False) -> Sequence[Header]:
         """What the journal knows, oldest first. Blocking."""

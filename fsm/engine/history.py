@@ -79,6 +79,9 @@ class History:
         )
 
     def _after_request(self, record: Record) -> History:
+        if record.name == "adopt":
+            # How far it came is not known: the destination may have the domain.
+            return evolve(self._with_data(record), adopted=True, transfer_begun=True)
         fenced = self.fenced | {Side(side) for side in record.data.get("fenced", ())}
         known = evolve(self, fenced=fenced)
         if record.name == "abort":

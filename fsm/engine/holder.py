@@ -38,6 +38,14 @@ class Holder:
         return cls(host, boot, namespace, int(pid), started, engine)
 
 
+def described(text: str) -> str:
+    """A holder, written as ``text``, for a reader."""
+    try:
+        return Holder.parse(text).described
+    except ValueError:
+        return text
+
+
 def new_holder() -> Holder:
     """A name for one more engine in this process."""
     return Holder(

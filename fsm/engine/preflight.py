@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from attrs import define, field
 
-from fsm.engine import checks
+from fsm.engine import checks, preparation
 from fsm.engine.actions import directory_of, put_back
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
@@ -40,7 +40,11 @@ async def preflight(context: Context) -> None:
             await context.claim(plan.domain_uuid)
         except DomainBusy as error:
             findings.append(Finding("busy", context.request.shown_uri(Side.SOURCE), str(error), error.remedy))
-    outcome: Data = {"findings": converter.unstructure(findings), "accepted": converter.unstructure(accepted)}
+    outcome: Data = {
+        "findings": converter.unstructure(findings),
+        "accepted": converter.unstructure(accepted),
+        "notes": converter.unstructure(inspection.notes),
+    }
     if findings or plan is None:
         outcome["preflight"] = Preflight.REFUSED.value
     else:
@@ -51,10 +55,14 @@ async def preflight(context: Context) -> None:
 
 @define
 class Inspection:
-    """One look at both hosts. ``plan`` is None while something basic is missing."""
+    """One look at both hosts. ``plan`` is None while something basic is missing.
+
+    ``notes`` are told and stand against nothing.
+    """
 
     context: Context
     findings: list[Finding] = field(factory=list)
+    notes: list[Finding] = field(factory=list)
     plan: Plan | None = None
     _uuids: tuple[str, str] = ("", "")
     _pools: dict[tuple[Side, str], PoolState] = field(factory=dict)
@@ -72,6 +80,7 @@ class Inspection:
     async def run(self) -> None:
         """Look at everything that can be looked at; put back what was opened."""
         hosts = {side: await self._connect(side) for side in Side}
+        self.notes += [note for side in Side for note in preparation.kernel(self.request.uri(side))]
         source, destination = hosts[Side.SOURCE], hosts[Side.DESTINATION]
         if source is not None and destination is not None:
             with self._finding("identity", destination.uri):

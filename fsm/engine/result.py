@@ -12,7 +12,8 @@ class Result:
     """Where a migration stands when the engine lets go of it.
 
     ``cause`` says what went wrong, empty where nothing did, and ``remedy`` what to do about it. ``findings``
-    are preflight's, all of them. ``left_behind`` names what could not be removed on a host that is off.
+    are preflight's, all of them; ``notes`` what it tells besides, against nothing. ``left_behind`` names what
+    could not be removed on a host that is off.
     """
 
     migration: str
@@ -21,5 +22,6 @@ class Result:
     cause: str = ""
     remedy: str = ""
     findings: tuple[Finding, ...] = ()
+    notes: tuple[Finding, ...] = ()
     left_behind: tuple[str, ...] = ()
     duration_s: float = 0.0

@@ -160,6 +160,22 @@ def boot_files(xml: str) -> tuple[BootFile, ...]:
     return tuple(found)
 
 
+def graphics_password(xml: str) -> str | None:
+    """The password of the domain's display, None where it has none or does not show it."""
+    found = [graphics.get("passwd") for graphics in parse(xml).iterfind("devices/graphics")]
+    return next((password for password in found if password), None)
+
+
+def with_graphics_passwords(xml: str, password: str) -> str:
+    """Snapshot XML in which every display has a password: its own, or this one where it shows none."""
+    root = parse(xml, "domainsnapshot")
+    for graphics in root.iter("graphics"):
+        shown = graphics.get("passwd", "").strip("*")  # libvirt may print asterisks for what it hides
+        if not shown and graphics.get("type") in ("vnc", "spice"):
+            set_attribute(graphics, "passwd", password)
+    return serialize(root)
+
+
 def mirror_ready(xml: str, target: str) -> bool:
     """Whether the disk's mirroring block job may be pivoted.
 

@@ -29,13 +29,20 @@ def acquire(connection: Connection, migration: str, holder: str, is_dead: Callab
     if row is None:
         connection.execute(insert(leases).values(migration=migration, token=1, holder=holder))
         return Lease(migration, holder, 1)
-    until = _alive_until(connection, row.holder)
-    if until > datetime.now(UTC) and not is_dead(row.holder):
-        raise Leased(migration, row.holder, until)
+    if driver(connection, migration, is_dead):
+        raise Leased(migration, row.holder, _alive_until(connection, row.holder))
     taken = Lease(migration, holder, row.token + 1)
     values = {"token": taken.token, "holder": holder}
     connection.execute(update(leases).where(leases.c.migration == migration).values(**values))
     return taken
+
+
+def driver(connection: Connection, migration: str, is_dead: Callable[[str], bool]) -> str:
+    """See ``Journal.driver``."""
+    query = select(leases.c.holder).where(leases.c.migration == migration)
+    holder = connection.execute(query).scalar() or ""
+    alive = _alive_until(connection, holder) > datetime.now(UTC) and not is_dead(holder)
+    return holder if alive else ""
 
 
 def _alive_until(connection: Connection, holder: str) -> datetime:

@@ -44,8 +44,11 @@ class Journal(Protocol):
 
     location: str
 
-    def create(self, header: Header) -> None:
-        """Begin a migration's history."""
+    def create(self, header: Header, first: Record | None = None) -> None:
+        """Begin a migration's history, with its ``first`` record where there is one, in one step.
+
+        A header that names a domain's UUID claims the domain as ``claim`` does.
+        """
 
     def claim(self, migration: str, domain_uuid: str) -> None:
         """Reserve the domain for this migration until it ends. Raises ``DomainBusy``, or ``BadInput`` for an
@@ -75,6 +78,9 @@ class Journal(Protocol):
 
         Raises ``Leased`` while another holder counts as alive and ``is_dead`` does not know it gone.
         """
+
+    def driver(self, migration: str, is_dead: Callable[[str], bool]) -> str:
+        """Who drives the migration at present, as far as is known; empty when nobody does."""
 
     def release(self, lease: Lease) -> None:
         """Give the lease back; nothing happens when it is lost already."""

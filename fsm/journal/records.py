@@ -40,7 +40,7 @@ class Step(StrEnum):
     TRANSITION = "transition"
     ACTION = "action"  # has an outcome only: the intent of its transition is its intent
     ACTIVITY = "activity"
-    REQUEST = "request"  # somebody asked for an abort or a retry; outcome only
+    REQUEST = "request"  # somebody asked for an abort, a retry or an adoption; outcome only
 
 
 class Phase(StrEnum):

@@ -33,28 +33,20 @@ class SqlJournal:
         with self._transaction() as connection:
             tables.metadata.create_all(connection)
 
-    def create(self, header: Header) -> None:
+    def create(self, header: Header, first: Record | None = None) -> None:
         """See ``Journal.create``."""
         with self._transaction() as connection:
             connection.execute(insert(tables.migrations).values(**rows.header_values(header)))
+            if header.domain_uuid:
+                self._claim(connection, header.migration, header.domain_uuid)
+            if first is not None:
+                self._append(connection, header.migration, first, final=False)
 
     def claim(self, migration: str, domain_uuid: str) -> None:
         """See ``Journal.claim``."""
         with self._transaction() as connection:
             self._header(connection, migration)
-            query = select(tables.claims.c.migration).where(tables.claims.c.domain_uuid == domain_uuid)
-            holder = connection.execute(query).scalar()
-            if holder not in (None, migration):
-                raise _busy(domain_uuid, f"the unfinished migration {holder}")
-            if holder is None:
-                try:
-                    connection.execute(
-                        insert(tables.claims).values(domain_uuid=domain_uuid, migration=migration)
-                    )
-                except IntegrityError as error:
-                    # On a database that lets two writers look at once, the other one was faster.
-                    raise _busy(domain_uuid, "a migration that has just begun") from error
-            self._update(connection, migration, {"domain_uuid": domain_uuid})
+            self._claim(connection, migration, domain_uuid)
 
     def append(
         self,
@@ -71,18 +63,7 @@ class SqlJournal:
                 leases.check(connection, lease)
             if answers is not None:
                 leases.answer(connection, answers)
-            last = select(func.max(tables.records.c.sequence)).where(tables.records.c.migration == migration)
-            sequence = (connection.execute(last).scalar() or 0) + 1
-            written = evolve(record, sequence=sequence, at=record.at or datetime.now(UTC))
-            header = self._header(connection, migration).after(written, final=final)
-            connection.execute(
-                insert(tables.records).values(migration=migration, **rows.record_values(written))
-            )
-            self._update(connection, migration, rows.header_values(header))
-            if final:
-                leases.forget_requests(connection, migration)
-                connection.execute(delete(tables.claims).where(tables.claims.c.migration == migration))
-        return written
+            return self._append(connection, migration, record, final=final)
 
     def header(self, migration: str) -> Header:
         """See ``Journal.header``."""
@@ -119,6 +100,11 @@ class SqlJournal:
             self._header(connection, migration)
             return leases.acquire(connection, migration, holder, is_dead)
 
+    def driver(self, migration: str, is_dead: Callable[[str], bool]) -> str:
+        """See ``Journal.driver``."""
+        with self._transaction() as connection:
+            return leases.driver(connection, migration, is_dead)
+
     def release(self, lease: Lease) -> None:
         """See ``Journal.release``."""
         with self._transaction() as connection:
@@ -154,6 +140,31 @@ class SqlJournal:
             ) from error
         except SQLAlchemyError as error:
             raise JournalUnavailable(f"journal {self._engine.url.render_as_string()}: {error}") from error
+
+    def _claim(self, connection: Connection, migration: str, domain_uuid: str) -> None:
+        query = select(tables.claims.c.migration).where(tables.claims.c.domain_uuid == domain_uuid)
+        holder = connection.execute(query).scalar()
+        if holder not in (None, migration):
+            raise _busy(domain_uuid, f"the unfinished migration {holder}")
+        if holder is None:
+            try:
+                connection.execute(insert(tables.claims).values(domain_uuid=domain_uuid, migration=migration))
+            except IntegrityError as error:
+                # On a database that lets two writers look at once, the other one was faster.
+                raise _busy(domain_uuid, "a migration that has just begun") from error
+        self._update(connection, migration, {"domain_uuid": domain_uuid})
+
+    def _append(self, connection: Connection, migration: str, record: Record, *, final: bool) -> Record:
+        last = select(func.max(tables.records.c.sequence)).where(tables.records.c.migration == migration)
+        sequence = (connection.execute(last).scalar() or 0) + 1
+        written = evolve(record, sequence=sequence, at=record.at or datetime.now(UTC))
+        header = self._header(connection, migration).after(written, final=final)
+        connection.execute(insert(tables.records).values(migration=migration, **rows.record_values(written)))
+        self._update(connection, migration, rows.header_values(header))
+        if final:
+            leases.forget_requests(connection, migration)
+            connection.execute(delete(tables.claims).where(tables.claims.c.migration == migration))
+        return written
 
     def _header(self, connection: Connection, migration: str) -> Header:
         query = select(tables.migrations).where(tables.migrations.c.migration == migration)
