@@ -12,10 +12,9 @@ from types import MappingProxyType
 
 from attrs import frozen
 
+from fsm.machine import traits
 from fsm.machine.observation import (
     Activity,
-    Domain,
-    DomainState,
     Engine,
     Host,
     Job,
@@ -24,11 +23,6 @@ from fsm.machine.observation import (
     Observation,
     Preflight,
 )
-
-# libvirt's reasons of a source instance that has handed its memory over: it must never run again.
-HANDED_OVER = frozenset({"migration", "postcopy", "postcopy-failed"})
-# libvirt's reasons of a destination instance that still waits for its memory.
-INCOMING = frozenset({"migration", "starting-up"})
 
 
 class Reads(StrEnum):
@@ -69,60 +63,6 @@ def _of_engine(function: Callable[[Engine], bool]) -> Callable[[Engine], bool]:
     return function
 
 
-def _active(host: Host) -> Domain | None:
-    """The domain if it is known to have a QEMU process on this host."""
-    return host.domain if host.domain is not None and host.domain.active else None
-
-
-def _handed_over(domain: Domain) -> bool:
-    return domain.state is DomainState.PAUSED and domain.reason in HANDED_OVER
-
-
-def _incoming(domain: Domain) -> bool:
-    """The instance waits for a migration into it and has not been started yet."""
-    waits = domain.state is DomainState.PAUSED and domain.reason in INCOMING
-    return waits or domain.job is Job.MIGRATION_IN
-
-
-def _layers(host: Host) -> frozenset[Layer]:
-    return frozenset(disk.layer for disk in host.domain.disks) if host.domain else frozenset()
-
-
-def _foreign(host: Host) -> bool:
-    """The domain has a layer that is not ours, or has become another's."""
-    domain = host.domain
-    return domain is not None and (Layer.FOREIGN in _layers(host) or domain.marked_by_another)
-
-
-def _on_overlay(host: Host) -> bool:
-    """Something is left to commit, and nothing foreign is in the way."""
-    return Layer.OVERLAY in _layers(host) and not _foreign(host)
-
-
-def _on_base(host: Host) -> bool:
-    disks = host.domain.disks if host.domain else ()
-    only_base = _layers(host) == {Layer.BASE} and all(disk.block_job is None for disk in disks)
-    return only_base and not _foreign(host)
-
-
-def _owned_by_source(source: Host, destination: Host) -> bool:
-    domain = source.domain
-    if domain is None or domain.job is not Job.NONE:
-        return False
-    seen_absent = destination.reachable and destination.domain is None
-    if not _handed_over(domain):
-        return seen_absent or destination.fenced
-    # A paused source may take over only where the destination was seen to have nothing: one that is merely
-    # attested to be off may have run, and acknowledged writes, before it went.
-    return seen_absent and domain.reason == "migration"
-
-
-def _owned_by_destination(source: Host, destination: Host) -> bool:
-    there, here = destination.domain, _active(source)
-    source_known = source.fenced or source.reachable
-    return there is not None and not _incoming(there) and source_known and here is None
-
-
 @_of_hosts
 def source_unknown(source: Host, _destination: Host) -> bool:
     """The source can't be reached and nobody has attested that it is off."""
@@ -150,8 +90,8 @@ def destination_known(_source: Host, destination: Host) -> bool:
 @_of_hosts
 def source_active(source: Host, _destination: Host) -> bool:
     """The source has a QEMU process of the domain that may go on: running, or paused by its user."""
-    domain = _active(source)
-    return domain is not None and not _handed_over(domain)
+    domain = traits.active(source)
+    return domain is not None and not traits.handed_over(domain)
 
 
 @_of_hosts
@@ -163,57 +103,57 @@ def source_stopped(source: Host, _destination: Host) -> bool:
 @_of_hosts
 def source_migrating(source: Host, _destination: Host) -> bool:
     """A migration job runs at the source."""
-    domain = _active(source)
+    domain = traits.active(source)
     return domain is not None and domain.job is Job.MIGRATION_OUT
 
 
 @_of_hosts
 def source_on_overlay(source: Host, _destination: Host) -> bool:
     """At the source some disk is on its overlay, none on a foreign layer, and the domain is not another's."""
-    return _on_overlay(source)
+    return traits.on_overlay(source)
 
 
 @_of_hosts
 def source_on_base(source: Host, _destination: Host) -> bool:
     """At the source every disk is on its base alone, without a block job, and not another's."""
-    return _on_base(source)
+    return traits.on_base(source)
 
 
 @_of_hosts
 def source_untangled(source: Host, _destination: Host) -> bool:
     """At the source every disk is on its base or on our overlay, and no marker says that it is another's."""
-    return source.domain is not None and not _foreign(source)
+    return source.domain is not None and not traits.foreign(source)
 
 
 @_of_hosts
 def source_foreign(source: Host, _destination: Host) -> bool:
     """At the source some disk is on a layer that this migration did not make, or the marker is another's."""
-    return _foreign(source)
+    return traits.foreign(source)
 
 
 @_of_hosts
 def source_off_overlay(source: Host, _destination: Host) -> bool:
     """The source is known, and no disk there is on our overlay or on a layer that may hide it."""
     known = source.reachable or source.fenced
-    return known and _layers(source) <= {Layer.BASE}
+    return known and traits.layers(source) <= {Layer.BASE}
 
 
 @_of_hosts
 def destination_untangled(_source: Host, destination: Host) -> bool:
     """At the destination every disk is on its base or on our overlay, and the domain is not another's."""
-    return destination.domain is not None and not _foreign(destination)
+    return destination.domain is not None and not traits.foreign(destination)
 
 
 @_of_hosts
 def destination_foreign(_source: Host, destination: Host) -> bool:
     """At the destination some disk is on a layer that we did not make, or the marker is another's."""
-    return _foreign(destination)
+    return traits.foreign(destination)
 
 
 @_of_hosts
 def destination_on_base(_source: Host, destination: Host) -> bool:
     """At the destination every disk is on its base alone, without a block job, and not another's."""
-    return _on_base(destination)
+    return traits.on_base(destination)
 
 
 @_of_hosts
@@ -225,26 +165,26 @@ def destination_absent(_source: Host, destination: Host) -> bool:
 @_of_hosts
 def owned_by_source(source: Host, destination: Host) -> bool:
     """The domain is at the source alone, without a job, and was not handed over."""
-    return _owned_by_source(source, destination)
+    return traits.owned_by_source(source, destination)
 
 
 @_of_hosts
 def owned_by_destination(source: Host, destination: Host) -> bool:
     """The domain has arrived at the destination and the source is known to have no instance of it."""
-    return _owned_by_destination(source, destination)
+    return traits.owned_by_destination(source, destination)
 
 
 @_of_hosts
 def source_superseded(source: Host, destination: Host) -> bool:
     """The source is paused after handing over, its job is done, and the destination has the domain."""
     # Whether it still runs there does not matter: it may have run, and acknowledged writes.
-    here, there = _active(source), destination.domain
+    here, there = traits.active(source), destination.domain
     return (
         here is not None
-        and _handed_over(here)
+        and traits.handed_over(here)
         and here.job is Job.NONE
         and there is not None
-        and not _incoming(there)
+        and not traits.incoming(there)
         and there.job is Job.NONE
     )
 
@@ -252,13 +192,13 @@ def source_superseded(source: Host, destination: Host) -> bool:
 @_of_hosts
 def both_run(source: Host, destination: Host) -> bool:
     """Both hosts have an instance that may write, and no migration job explains it: split brain."""
-    here, there = _active(source), _active(destination)
+    here, there = traits.active(source), traits.active(destination)
     return (
         here is not None
         and there is not None
         and here.job is not Job.MIGRATION_OUT
-        and not _incoming(there)
-        and not _handed_over(here)
+        and not traits.incoming(there)
+        and not traits.handed_over(here)
     )
 
 

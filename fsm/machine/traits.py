@@ -1,0 +1,69 @@
+"""What one host, or both, show of the domain: the traits that conditions are made of."""
+
+from __future__ import annotations
+
+from fsm.machine.observation import Domain, DomainState, Host, Job, Layer
+
+# libvirt's reasons of a source instance that has handed its memory over: it must never run again.
+HANDED_OVER = frozenset({"migration", "postcopy", "postcopy-failed"})
+# libvirt's reasons of a destination instance that still waits for its memory.
+INCOMING = frozenset({"migration", "starting-up"})
+
+
+def active(host: Host) -> Domain | None:
+    """The domain if it is known to have a QEMU process on this host."""
+    return host.domain if host.domain is not None and host.domain.active else None
+
+
+def handed_over(domain: Domain) -> bool:
+    """The instance has given its memory away."""
+    return domain.state is DomainState.PAUSED and domain.reason in HANDED_OVER
+
+
+def incoming(domain: Domain) -> bool:
+    """The instance waits for a migration into it and has not been started yet."""
+    waits = domain.state is DomainState.PAUSED and domain.reason in INCOMING
+    return waits or domain.job is Job.MIGRATION_IN
+
+
+def layers(host: Host) -> frozenset[Layer]:
+    """On what the host's migrated disks are."""
+    return frozenset(disk.layer for disk in host.domain.disks) if host.domain else frozenset()
+
+
+def foreign(host: Host) -> bool:
+    """The domain has a layer that is not ours, or has become another's."""
+    domain = host.domain
+    return domain is not None and (Layer.FOREIGN in layers(host) or domain.marked_by_another)
+
+
+def on_overlay(host: Host) -> bool:
+    """Something is left to commit, and nothing foreign is in the way."""
+    return Layer.OVERLAY in layers(host) and not foreign(host)
+
+
+def on_base(host: Host) -> bool:
+    """Nothing is left to commit."""
+    disks = host.domain.disks if host.domain else ()
+    only_base = layers(host) == {Layer.BASE} and all(disk.block_job is None for disk in disks)
+    return only_base and not foreign(host)
+
+
+def owned_by_source(source: Host, destination: Host) -> bool:
+    """The domain is at the source alone, without a job, and was not handed over."""
+    domain = source.domain
+    if domain is None or domain.job is not Job.NONE:
+        return False
+    seen_absent = destination.reachable and destination.domain is None
+    if not handed_over(domain):
+        return seen_absent or destination.fenced
+    # A paused source may take over only where the destination was seen to have nothing: one that is merely
+    # attested to be off may have run, and acknowledged writes, before it went.
+    return seen_absent and domain.reason == "migration"
+
+
+def owned_by_destination(source: Host, destination: Host) -> bool:
+    """The domain has arrived at the destination and the source is known to have no instance of it."""
+    there, here = destination.domain, active(source)
+    source_known = source.fenced or source.reachable
+    return there is not None and not incoming(there) and source_known and here is None
