@@ -62,6 +62,12 @@ class Running:
         self.until(lambda _event: False)
         return self.process.wait(), self.events[-1] if self.events else {}
 
+    def go_on(self) -> None:
+        """Let a command go on that is held at a failpoint."""
+        if self.process.stdin is not None:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+
     def send(self, number: signal.Signals) -> None:
         """Signal the command; one that has ended already is left alone."""
         self.process.send_signal(number)
@@ -69,10 +75,14 @@ class Running:
 
 @define
 class Rig:
-    """The hosts, and the command with a journal of its own."""
+    """The hosts, and the command with a journal of its own.
+
+    ``program`` is the Python module, with words of its own, that stands for ``fsm``.
+    """
 
     lab: Lab
     journal: Path
+    program: tuple[str, ...] = ("fsm",)
 
     @property
     def alpha(self) -> LabHost:
@@ -90,7 +100,7 @@ class Rig:
 
     def command(self, *words: str) -> list[str]:
         """The command line."""
-        return [sys.executable, "-m", "fsm", "--journal", str(self.journal), *words]
+        return [sys.executable, "-m", *self.program, "--journal", str(self.journal), *words]
 
     def fsm(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -107,11 +117,12 @@ class Rig:
     def migrating(self, domain: str, source: LabHost, *options: str) -> Iterator[Running]:
         """Begin to migrate to the other host, and have the events."""
         uris = ("--from", source.uri, "--to", self.other(source).uri)
-        errors = self.journal.with_suffix(".stderr")
+        errors = self.lab.directory / "fsm.stderr"
         with (
             errors.open("w", encoding="utf-8") as stderr,
             subprocess.Popen(
                 self.command("migrate", *uris, "--json", *options, "--", domain),
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,

@@ -1,0 +1,115 @@
+"""What each fault does to the hosts, and how its cause is removed again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import frozen
+
+from fsm.lab import Guest, LabError, LabHost
+from fsm.lab.process import wait_until
+from tests.faults.scene import SMALL, WEB
+from tests.lab_rig import Rig, Running
+
+POWER_OFF_TIMEOUT_S = 20.0
+
+
+class TooLate(LabError):
+    """The migration had left the state before the fault came."""
+
+
+@frozen
+class Place:
+    """A migration under way, for whoever disturbs it."""
+
+    rig: Rig
+    source: LabHost
+    destination: LabHost
+    engine: Running
+
+
+Act = Callable[[Place], None]
+
+
+@frozen
+class Harm:
+    """Doing it, and removing its cause."""
+
+    do: Act
+    undo: Act = lambda _place: None
+
+
+def fill(directory: Path) -> None:
+    """Take all the space that is left on a file system."""
+    with (directory / "full").open("wb") as file, suppress(OSError):
+        free = os.statvfs(directory)
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+    with (directory / "full").open("ab") as file, suppress(OSError):
+        while os.statvfs(directory).f_bavail:  # ends: each turn takes some, or there is none
+            os.posix_fallocate(file.fileno(), file.tell(), 4096)
+            file.seek(4096, os.SEEK_CUR)
+
+
+def drain(directory: Path) -> None:
+    """Give the space back."""
+    (directory / "full").unlink()
+
+
+def power_off(place: Place) -> None:
+    """The guest's kernel switches the machine off, as its magic key for that asks."""
+    at = next(host for host in (place.source, place.destination) if host.qemu_pids(WEB.name))
+    keys = ("KEY_LEFTALT", "KEY_SYSRQ", "KEY_O")
+    try:
+        at.virsh("send-key", "--domain", WEB.name, "--codeset", "linux", *keys)
+    except LabError as error:
+        raise TooLate(str(error)) from error
+    wait_until(
+        lambda: (
+            WEB.name in at.virsh("list", "--all", "--name").split()
+            and Guest(at, WEB.name).state == "shut off"
+        ),
+        timeout=POWER_OFF_TIMEOUT_S,
+        what="the end of the guest",
+    )
+
+
+def _journals(place: Place) -> Path:
+    return place.rig.journal.parent
+
+
+_CUT = Harm(lambda place: place.rig.lab.cut(), lambda place: place.rig.lab.mend())
+
+HARMS = {
+    "engine-midway": Harm(lambda place: place.engine.send(signal.SIGKILL)),
+    "source-libvirtd": Harm(
+        lambda place: place.source.kill_libvirtd(), lambda place: place.source.start_libvirtd()
+    ),
+    "destination-libvirtd": Harm(
+        lambda place: place.destination.kill_libvirtd(), lambda place: place.destination.start_libvirtd()
+    ),
+    "destination-qemu": Harm(lambda place: place.destination.kill_qemu(WEB.name)),
+    "cut-5s": _CUT,
+    "cut-60s": _CUT,
+    "destination-off-60s": Harm(
+        lambda place: place.rig.lab.cut(place.destination), lambda place: place.rig.lab.mend()
+    ),
+    "destination-full": Harm(
+        lambda place: fill(place.destination.path(SMALL)), lambda place: drain(place.destination.path(SMALL))
+    ),
+    "journal-full": Harm(lambda place: fill(_journals(place)), lambda place: drain(_journals(place))),
+    "power-off": Harm(power_off),
+}
+
+
+def make_unwritable(place: Place) -> None:
+    """Have no process write to the copied base at the destination, which lets the commit fail there."""
+    place.destination.run(["chattr", "+i", f"{SMALL}/b.qcow2"])
+
+
+def make_writable(place: Place) -> None:
+    """Undo ``make_unwritable``."""
+    place.destination.run(["chattr", "-i", f"{SMALL}/b.qcow2"])
