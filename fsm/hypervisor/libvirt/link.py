@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fsm.errors import HostUnreachable
 from fsm.hypervisor.libvirt.errors import lost
-from fsm.hypervisor.libvirt.session import Notify, Session, Work, is_alive
+from fsm.hypervisor.libvirt.session import Notify, Session, Work
 from fsm.hypervisor.libvirt.workers import run_alone
 from fsm.hypervisor.uris import safe_uri
 
@@ -40,7 +40,7 @@ class Link:
         try:
             return await self._call(session, name, work, deadline_s, change=False)
         except HostUnreachable:
-            if is_alive(session.connection):  # the host did not answer for another reason
+            if not session.broke:  # the host did not answer for another reason
                 raise
         return await self._call(await self._current(name), name, work, deadline_s, change=False)
 

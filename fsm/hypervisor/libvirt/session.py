@@ -150,6 +150,7 @@ class Session:
         self._lock = threading.Lock()
         self._running = 0
         self._retired = False
+        self._broke = False
         self.closed = threading.Event()
         self._callbacks: list[int] = []
         try:
@@ -160,8 +161,15 @@ class Session:
 
     @property
     def alive(self) -> bool:
-        """Whether the connection still stands."""
-        return not self._retired and is_alive(self.connection)
+        """Whether the connection still stands and takes calls."""
+        with self._lock:
+            return not self._retired and is_alive(self.connection)
+
+    @property
+    def broke(self) -> bool:
+        """Whether the connection was lost; False for one that was given up while it stood."""
+        with self._lock:
+            return self._broke if self._retired else not is_alive(self.connection)
 
     def submit(self, name: str, work: Work[T], *, change: bool) -> Future[T]:
         """Queue ``work`` for a thread of this session."""
@@ -178,6 +186,8 @@ class Session:
         with self._lock:
             if self._retired:
                 return
+            # Asked for the last time: libvirt waits for ever on a lock of a connection closed meanwhile.
+            self._broke = not is_alive(self.connection)
             self._retired = True
             idle = self._running == 0
         self._workers.close()

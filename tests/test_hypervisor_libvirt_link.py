@@ -1,0 +1,88 @@
+"""A link whose connection breaks, on a connection that tells when it is used after its end."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import libvirt
+import pytest
+
+from fsm.errors import HostUnreachable
+from fsm.hypervisor.libvirt import session
+from fsm.hypervisor.libvirt.link import Link
+from fsm.hypervisor.libvirt.session import Call
+
+
+class Connection:
+    """Stands for libvirt's, which must not be touched once it is closed."""
+
+    def __init__(self) -> None:
+        self.broken = False
+        self.closed = threading.Event()
+        self.touched_late = False
+
+    def isAlive(self) -> bool:  # noqa: N802 - libvirt's name
+        self.touched_late |= self.closed.is_set()
+        return not self.broken
+
+    def close(self) -> None:
+        self.closed.set()
+
+    def domainEventRegisterAny(self, *_: object) -> int:  # noqa: N802
+        return 0
+
+    def domainEventDeregisterAny(self, _: int) -> None:  # noqa: N802
+        pass
+
+    def registerCloseCallback(self, *_: object) -> None:  # noqa: N802
+        pass
+
+    def unregisterCloseCallback(self) -> None:  # noqa: N802
+        pass
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """The connections in the order of their opening."""
+    connections: list[Connection] = []
+
+    def open_connection(_uri: str) -> Any:
+        connections.append(Connection())
+        return connections[-1]
+
+    monkeypatch.setattr(session, "open_connection", open_connection)
+    return connections
+
+
+async def test_a_connection_that_broke_is_not_touched_after_its_end(
+    opened: list[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link("qemu+tcp://h/system", 5, lambda _uuid: None)
+    drop = link._drop
+
+    def drop_and_wait_for_the_end(dropped: session.Session) -> None:
+        drop(dropped)
+        assert dropped.closed.wait(5)
+
+    monkeypatch.setattr(link, "_drop", drop_and_wait_for_the_end)
+
+    def work(call: Call) -> str:
+        if call.connection is opened[0]:
+            opened[0].broken = True
+            raise libvirt.libvirtError("End of file while reading data")
+        return "answer"
+
+    assert await link.ask("question", work) == "answer"
+    assert len(opened) == 2
+    assert not opened[0].touched_late
+    await link.close()
+
+
+async def test_a_host_that_is_slow_is_not_asked_twice(opened: list[Connection]) -> None:
+    link = Link("qemu+tcp://h/system", 0.05, lambda _uuid: None)
+    release = threading.Event()
+    with pytest.raises(HostUnreachable, match="no answer within"):
+        await link.ask("question", lambda _call: release.wait(5))
+    release.set()
+    assert len(opened) == 1
