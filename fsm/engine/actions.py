@@ -185,7 +185,31 @@ async def undefine_source(context: Context) -> None:
 
 async def remove_source_overlays(context: Context) -> None:
     """Remove the overlay files at the source."""
-    await _remove(context, Side.SOURCE, [overlay.path for overlay in context.planned.overlays])
+    paths = [overlay.path for overlay in context.planned.overlays]
+    if not context.history.bases.bases and not context.is_fenced(Side.SOURCE):
+        await _check_unknown_to_qemu(context, paths)
+    await _remove(context, Side.SOURCE, paths)
+
+
+async def _check_unknown_to_qemu(context: Context, paths: Sequence[str]) -> None:
+    """Their creation was begun, and not seen to succeed: QEMU may write to them without libvirt's knowledge.
+
+    A libvirtd that is killed behind QEMU's switch to the overlays, before it has noted it, takes the bases
+    for the active layers ever after (seen on libvirt 9.0).
+    """
+    source = await context.host(Side.SOURCE)
+    for path in paths:
+        if await source.storage.stat(path) is None or not await source.uses(
+            context.planned.domain_uuid, path
+        ):
+            continue
+        raise ActionFailed(
+            "remove-source-overlays",
+            f"{source.uri}: QEMU writes to {path}, of which its libvirt has lost track; it is left alone",
+            retryable=False,
+            remedy="shut the guest down from inside; then, on that host: "
+            f"qemu-img commit {path} && rm {path}; then: fsm retry {context.migration}",
+        )
 
 
 async def remove_destination_overlays(context: Context) -> None:

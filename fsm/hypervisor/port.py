@@ -145,6 +145,12 @@ class Host(Protocol):
     async def domain(self, uuid: str) -> DomainFacts | None:
         """The domain at this moment, None when the host has none."""
 
+    async def uses(self, uuid: str, path: str) -> bool:
+        """Whether the domain's QEMU has this file in a disk's chain. QEMU itself is asked.
+
+        A libvirtd that was killed does not know what its QEMU did last for it.
+        """
+
     async def domain_xml(self, uuid: str) -> str:
         """The migratable XML of the running (else the defined) domain, secrets included."""
 

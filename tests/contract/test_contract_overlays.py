@@ -45,6 +45,20 @@ async def test_overlays_are_put_over_the_named_disks_and_no_others(rig: Rig) -> 
     assert await chains(host, uuid) == wanted
 
 
+async def test_qemu_itself_tells_what_it_uses(rig: Rig) -> None:
+    uuid = rig.domain("web")
+    host = await rig.host(rig.source)
+    overlay = await overlay_for(host, uuid, "vda")
+    assert await host.uses(uuid, overlay.base)
+    assert not await host.uses(uuid, overlay.path)
+    await host.create_overlays(uuid, [overlay])
+    assert await host.uses(uuid, overlay.base)
+    assert await host.uses(uuid, overlay.path)
+    await host.destroy(uuid)
+    assert not await host.uses(uuid, overlay.path)
+    assert not await host.uses(NOBODY, overlay.path)
+
+
 async def test_the_definition_follows_the_overlay(rig: Rig) -> None:
     uuid = rig.domain("web")
     host = await rig.host(rig.source)

@@ -128,8 +128,10 @@ def _attempt(scene: Scene, cell: Cell) -> Row:
     before = scene.ready()
     source, story = scene.source, Story()
     with SerialWatch(*scene.rig.lab.serial_logs(WEB.name)) as watch:
-        _migrate(cell, scene.rig, source, story)
-        _finish(scene.rig, story)
+        try:
+            _migrate(cell, scene.rig, source, story)
+        finally:  # also where the fault came too late: the next attempt needs the guest in one place
+            _finish(scene.rig, story)
         ended = _state(scene.rig)
         after = look_after(scene.rig, WEB, before, watch.acks)
         if after.running:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from fsm.hypervisor.libvirt import blockjobs, compatibility, lifecycle, marking, migration, reading
+from fsm.hypervisor.libvirt import blockjobs, compatibility, lifecycle, marking, migration, monitor, reading
 from fsm.hypervisor.libvirt import snapshots as metadata
 from fsm.hypervisor.libvirt.link import Link
 from fsm.hypervisor.libvirt.storage import LibvirtStorage
@@ -59,6 +59,10 @@ class LibvirtHost:
     async def domain(self, uuid: str) -> DomainFacts | None:
         """The domain at this moment, None when the host has none."""
         return await self._link.ask("domain", lambda call: reading.read_domain(call, uuid))
+
+    async def uses(self, uuid: str, path: str) -> bool:
+        """Whether the domain's QEMU has this file in a disk's chain."""
+        return await self._link.ask("uses", lambda call: monitor.uses(call, uuid, path))
 
     async def domain_xml(self, uuid: str) -> str:
         """The migratable XML of the running (else the defined) domain, secrets included."""

@@ -38,6 +38,14 @@ def resolve(host: HostState, text: str) -> str:
     raise Missing(f"there is no domain {text!r}")
 
 
+def uses(host: HostState, uuid: str, path: str) -> bool:
+    """Whether QEMU has the file in a disk's chain."""
+    record = host.domains.get(uuid)
+    if record is None or record.instance is None:
+        return False
+    return any(path == layer for disk in record.instance.disks.values() for layer, _ in disk.layers)
+
+
 def facts(host: HostState, uuid: str) -> DomainFacts | None:
     """The domain as its libvirtd tells of it."""
     record = host.domains.get(uuid)

@@ -71,6 +71,10 @@ class SimulatedHost:
         self._core.look(uuid)
         return await self._call("domain", (uuid,), lambda _, host: domains.facts(host, uuid))
 
+    async def uses(self, uuid: str, path: str) -> bool:
+        """See the port."""
+        return await self._call("uses", (uuid, path), lambda _, host: domains.uses(host, uuid, path))
+
     async def domain_xml(self, uuid: str) -> str:
         """See the port."""
         return await self._call("domain_xml", (uuid,), lambda _, host: domains.current_xml(host, uuid))
