@@ -24,8 +24,9 @@ WIDTH = 160
 @click.command()
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="This state; repeatable.")
 @click.option("--fault", "faults", multiple=True, type=click.Choice(list(FAULTS)), help="This fault.")
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Each cell so often.")
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Every value.")
-def main(states: tuple[str, ...], faults: tuple[str, ...], output: Path | None) -> None:
+def main(states: tuple[str, ...], faults: tuple[str, ...], rounds: int, output: Path | None) -> None:
     """Do every fault in every state, and see that nothing is lost and nothing left behind."""
     if os.geteuid() != 0:
         raise click.UsageError("only root can make the namespaces of a lab")
@@ -33,7 +34,7 @@ def main(states: tuple[str, ...], faults: tuple[str, ...], output: Path | None) 
         signal.signal(number, _end)
     rows = []
     with Stage(lambda text: click.echo(text, err=True)) as stage:
-        for cell in cells(states, faults):
+        for cell in cells(states, faults) * rounds:
             rows.append(stage.run(cell))
             click.echo(line_of(rows[-1]), err=True)
     show(rows, Console(width=None if sys.stdout.isatty() else WIDTH))
