@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from attrs import evolve
 
+from tests.faults.aftermath import Aftermath
 from tests.faults.cells import FAULTS, STATES, Cell, cells
-from tests.faults.run import RIGHT, Stage
+from tests.faults.run import RIGHT, Stage, judge
 from tests.lab_rig import NEEDS_LAB
 
 SELECTION = [
@@ -55,3 +57,40 @@ def test_cells_are_left_out_for_a_reason() -> None:
         *(("stuck", fault) for fault in FAULTS if fault.startswith("engine-activity")),
         *((state, "destination-qemu") for state in ("planned", "snapshotted", "rolling-back-source")),
     }
+
+
+GOOD = Aftermath(
+    hosts=("beta",),
+    running=True,
+    instances=1,
+    acknowledged=9,
+    writes_lost=0,
+    snapshots_lost=0,
+    leftovers=(),
+    wrong=(),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, ""),
+        ({"hosts": ("alpha",)}, "the domain is on alpha"),
+        ({"hosts": ("alpha", "beta"), "instances": 2}, "the domain is on alpha and beta; 2 instances"),
+        ({"running": False, "instances": 0}, "0 instances; it does not run"),
+        ({"acknowledged": 0}, "no write was acknowledged"),
+        ({"writes_lost": 3}, "3 writes lost"),
+        ({"snapshots_lost": 1, "wrong": ("x",)}, "1 snapshots lost; changed: x"),
+        ({"leftovers": ("alpha: /x",)}, "left behind: alpha: /x"),
+    ],
+)
+def test_what_is_wrong_is_told(changes: dict[str, object], why: str) -> None:
+    cell = Cell("committing-dest", FAULTS["source-libvirtd"])
+    assert judge(cell, "alpha", "beta", "committed", evolve(GOOD, **changes)) == why
+
+
+def test_a_wrong_end_is_told() -> None:
+    cell = Cell("committing-dest", FAULTS["engine-midway"])
+    assert judge(cell, "alpha", "beta", "stuck", GOOD) == "ended in stuck; the domain is on beta"
+    guest_is_off = evolve(GOOD, running=False, instances=0)
+    assert judge(Cell("stuck", FAULTS["power-off"]), "alpha", "beta", "committed", guest_is_off) == ""

@@ -40,7 +40,8 @@ def summary(rows: Sequence[Row]) -> list[str]:
     stalls = [(row.stall_ms, row) for row in rows if row.stall_ms is not None and not row.cell.fault.stalls]
     if stalls:
         stall_ms, row = max(stalls, key=lambda one: one[0])
-        lines.append(f"longest stall of the guest: {stall_ms:.0f} ms in {row.cell}")
+        error_ms = row.stall_resolution_ms or 0
+        lines.append(f"longest stall of the guest: {stall_ms:.0f} ± {error_ms:.0f} ms in {row.cell}")
     takeovers = [(row.takeover_s, row) for row in rows if row.takeover_s is not None]
     if takeovers:
         takeover_s, row = max(takeovers, key=lambda one: one[0])
@@ -65,7 +66,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     if row.verdict == SKIPPED or after is None:
         return (name, state, row.ended, "", "", "", "", "", verdict)
     lost = f"{after.writes_lost} of {after.acknowledged}"
-    stall = "-" if row.stall_ms is None else f"{row.stall_ms:.0f} ms"
+    stall = "-" if row.stall_ms is None else f"{row.stall_ms:.0f} ± {row.stall_resolution_ms:.0f} ms"
     left = ", ".join(after.leftovers) or "none"
     figures = str(after.snapshots_lost), str(after.instances)
     return (name, state, row.ended, lost, *figures, left, stall, verdict)
