@@ -24,6 +24,7 @@ from fsm.hypervisor.values import (
     Overlay,
     PoolState,
     SnapshotMetadata,
+    Space,
 )
 
 # The calls that change something on a host. An engine that has lost its lease may make none of them.
@@ -44,6 +45,7 @@ CHANGES = frozenset(
         "release",
         "remove",
         "resume",
+        "set_threshold",
         "start_commit",
         "start_paused",
         "undefine",
@@ -110,6 +112,9 @@ class Storage(Protocol):
 
     async def free_bytes(self, directory: str) -> int:
         """Free space of the file system that holds ``directory``. ``NotFound`` when it does not exist."""
+
+    async def space(self, directory: str, paths: Sequence[str]) -> Space:
+        """Its free space, and files in it, in one look. ``NotFound`` when it does not exist."""
 
     async def create_sparse(self, path: str, size_bytes: int) -> None:
         """Create a file of ``size_bytes`` that is one hole. ``HostError`` when ``path`` exists."""
@@ -218,8 +223,17 @@ class Host(Protocol):
     async def undefine(self, uuid: str) -> None:
         """Remove a shut-off domain's definition; its images, NVRAM and TPM state stay."""
 
+    async def set_threshold(self, uuid: str, target: str, offset_bytes: int) -> None:
+        """Have the next write behind ``offset_bytes`` of a disk's active layer reported, once.
+
+        The last call for a disk counts. ``HostError`` while a migration holds the domain, perhaps late.
+        """
+
     def watch(self, uuid: str) -> Watch:
         """Watch one domain for changes."""
+
+    def watch_thresholds(self, uuid: str) -> Watch:
+        """Watch one domain for writes behind its thresholds, and for nothing else."""
 
     async def close(self) -> None:
         """Close the connection."""

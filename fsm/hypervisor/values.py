@@ -157,6 +157,15 @@ class FileFacts:
         return evolve(self, format="raw", capacity_bytes=self.size_bytes, backing=None)
 
 
+@frozen
+class Space:
+    """A file system and some of its files at one moment; ``files`` leaves out those that are missing."""
+
+    free_bytes: int
+    capacity_bytes: int
+    files: tuple[FileFacts, ...] = ()
+
+
 class PoolState(StrEnum):
     """How a directory was covered by a storage pool before we came, so that it can be put back."""
 

@@ -1,4 +1,4 @@
-"""Block commits of overlays into their bases."""
+"""Block commits of overlays into their bases, and how far the overlays have grown."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def cancel(call: Call, uuid: str, target: str) -> None:
     domain = call.domain(uuid)
     if domain.isActive() and domain.blockJobInfo(target):
         domain.blockJobAbort(target, 0)
+
+
+def set_threshold(call: Call, uuid: str, target: str, offset_bytes: int) -> None:
+    """Have the next write behind ``offset_bytes`` of the active layer's file reported."""
+    call.domain(uuid).setBlockThreshold(target, offset_bytes)
 
 
 def _disk(call: Call, uuid: str, target: str) -> DiskFacts:

@@ -36,7 +36,8 @@ class LibvirtHost:
         self.uri = safe_uri(uri)
         self._uri = uri
         self._watches = Watches()
-        self._link = Link(uri, deadline_s, self._watches.notify)
+        self._thresholds = Watches()
+        self._link = Link(uri, deadline_s, self._watches.notify, self._thresholds.notify)
         self._slow_s = max(deadline_s, SLOW_DEADLINE_S)
         self.storage = LibvirtStorage(self._link)
 
@@ -153,9 +154,19 @@ class LibvirtHost:
         """Remove a shut-off domain's definition; its images, NVRAM and TPM state stay."""
         await self._link.change("undefine", lambda call: lifecycle.undefine(call, uuid))
 
+    async def set_threshold(self, uuid: str, target: str, offset_bytes: int) -> None:
+        """Have the next write behind ``offset_bytes`` of a disk's active layer reported, once."""
+        await self._link.change(
+            "set_threshold", lambda call: blockjobs.set_threshold(call, uuid, target, offset_bytes)
+        )
+
     def watch(self, uuid: str) -> Watch:
         """Watch one domain for changes."""
         return self._watches.add(uuid)
+
+    def watch_thresholds(self, uuid: str) -> Watch:
+        """Watch one domain for writes behind its thresholds, and for nothing else."""
+        return self._thresholds.add(uuid)
 
     async def close(self) -> None:
         """Close the connection when the last call on it has ended. A migration goes on."""

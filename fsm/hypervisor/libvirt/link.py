@@ -21,11 +21,12 @@ MAX_HUNG_SESSIONS = 8
 class Link:
     """One host's connection. Belongs to one asyncio event loop."""
 
-    def __init__(self, uri: str, deadline_s: float, notify: Notify) -> None:
+    def __init__(self, uri: str, deadline_s: float, notify: Notify, notify_threshold: Notify) -> None:
         self.uri = uri
         self.host = safe_uri(uri)
         self._deadline_s = deadline_s
         self._notify = notify
+        self._notify_threshold = notify_threshold
         self._session: Session | None = None
         self._hung: list[Session] = []
         self._opening: asyncio.Task[Session] | None = None
@@ -78,7 +79,7 @@ class Link:
                 call=name,
                 remedy="see what libvirtd there waits for; its log and 'virsh domcontrol' tell",
             )
-        future = run_alone(lambda: Session(self.uri, self._notify), "libvirt-open")
+        future = run_alone(lambda: Session(self.uri, self._notify, self._notify_threshold), "libvirt-open")
         if not await _settle(future, self._deadline_s):
             future.add_done_callback(_retire_late)
             why = f"no connection within {self._deadline_s:g} s"

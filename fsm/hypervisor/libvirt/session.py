@@ -141,11 +141,12 @@ class Session:
     Closing it earlier would pull the connection away from under calls for other domains.
     """
 
-    def __init__(self, uri: str, notify: Notify) -> None:
+    def __init__(self, uri: str, notify: Notify, notify_threshold: Notify) -> None:
         """Connect and subscribe to events. Blocking."""
         self.connection = open_connection(uri)
         self._uri = uri
         self._notify = notify
+        self._notify_threshold = notify_threshold
         self._workers = Workers(CALLS_AT_ONCE, f"libvirt {safe_uri(uri)}")
         self._lock = threading.Lock()
         self._running = 0
@@ -192,6 +193,7 @@ class Session:
             idle = self._running == 0
         self._workers.close()
         self._notify(None)
+        self._notify_threshold(None)
         if idle:
             run_alone(self._close, "libvirt-close")
 
@@ -203,9 +205,11 @@ class Session:
             run_alone(self._close, "libvirt-close")
 
     def _subscribe(self, call: Call) -> None:
-        for event in _EVENTS:
+        handlers = dict.fromkeys(_EVENTS, self._on_event)
+        handlers[libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD] = self._on_threshold
+        for event, handler in handlers.items():
             try:
-                identifier = call.connection.domainEventRegisterAny(None, event, self._on_event, None)
+                identifier = call.connection.domainEventRegisterAny(None, event, handler, None)
             except libvirt.libvirtError as error:
                 if error.get_error_code() not in UNSUPPORTED:
                     raise
@@ -215,6 +219,9 @@ class Session:
 
     def _on_event(self, _connection: Any, domain: Any, *_details: object) -> None:
         self._notify(domain.UUIDString())
+
+    def _on_threshold(self, _connection: Any, domain: Any, *_details: object) -> None:
+        self._notify_threshold(domain.UUIDString())
 
     def _on_close(self, _connection: Any, _reason: int, _opaque: object) -> None:
         self._notify(None)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 
 from fsm.hypervisor.libvirt import pools, volumes
 from fsm.hypervisor.libvirt.link import Link
-from fsm.hypervisor.values import FileFacts, Overlay, PoolState
+from fsm.hypervisor.values import FileFacts, Overlay, PoolState, Space
 
 # Syncing a file just copied may have to write all of it out.
 SYNC_DEADLINE_S = 600.0
@@ -36,6 +37,11 @@ class LibvirtStorage:
         """Free space of the file system that holds ``directory``."""
         async with self._locks[pools.normalised(directory)]:
             return await self._link.ask("free_bytes", lambda call: volumes.free_bytes(call, directory))
+
+    async def space(self, directory: str, paths: Sequence[str]) -> Space:
+        """Its free space, and files in it, in one look."""
+        async with self._locks[pools.normalised(directory)]:
+            return await self._link.ask("space", lambda call: volumes.space(call, directory, paths))
 
     async def create_sparse(self, path: str, size_bytes: int) -> None:
         """Create a file of ``size_bytes`` that is one hole. ``HostError`` when ``path`` exists."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import libvirt
@@ -13,7 +13,7 @@ from fsm.errors import NotFound
 from fsm.hypervisor import domain_xml
 from fsm.hypervisor.libvirt import pools
 from fsm.hypervisor.libvirt.session import Call, is_alive
-from fsm.hypervisor.values import FileFacts, Overlay
+from fsm.hypervisor.values import FileFacts, Overlay, Space
 
 T = TypeVar("T")
 
@@ -41,6 +41,22 @@ def free_bytes(call: Call, directory: str) -> int:
     """Free space in the directory's file system."""
     _, _, _, available = pools.using(call, directory, lambda pool: pool.info())
     return int(available)
+
+
+def space(call: Call, directory: str, paths: Sequence[str]) -> Space:
+    """Free space of the directory's file system, and files in it."""
+    names = {path: split(call, path)[1] for path in paths}
+
+    def one(pool: Any, path: str) -> FileFacts | None:
+        return _unless_gone(lambda: _facts(pool.storageVolLookupByName(names[path]), path))
+
+    def look(pool: Any) -> Space:
+        found = [one(pool, path) for path in names]
+        _, capacity_bytes, _, available_bytes = pool.info()
+        files = tuple(facts for facts in found if facts is not None)
+        return Space(int(available_bytes), int(capacity_bytes), files)
+
+    return pools.using(call, directory, look)
 
 
 def create_sparse(call: Call, path: str, size_bytes: int) -> None:

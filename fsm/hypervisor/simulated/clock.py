@@ -17,6 +17,7 @@ class SimulatedClock:
 
     def __init__(self) -> None:
         self._now_s = 0.0
+        self._alongside: list[tuple[float, asyncio.Event]] = []
 
     def monotonic_s(self) -> float:
         """Simulated seconds since the world began."""
@@ -33,6 +34,18 @@ class SimulatedClock:
     def pass_until(self, moment_s: float) -> None:
         """Let time pass until ``moment_s``, unless it is later already."""
         self._now_s = max(self._now_s, moment_s)
+        for until_s, event in self._alongside:
+            if until_s <= self._now_s:
+                event.set()
+
+    async def alongside(self, event: asyncio.Event, timeout_s: float) -> None:
+        """Wait until ``event`` is set, or set it when others have waited for ``timeout_s``."""
+        entry = self._now_s + timeout_s, event
+        self._alongside.append(entry)
+        try:
+            await event.wait()
+        finally:
+            self._alongside.remove(entry)
 
     async def sleep(self, seconds: float) -> None:
         """Let other tasks have a turn, then be ``seconds`` later."""

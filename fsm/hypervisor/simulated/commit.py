@@ -1,4 +1,4 @@
-"""Active block commits: from the overlay into the base below it, step by step."""
+"""Active block commits, from the overlay into the base below it, step by step; and how far overlays grow."""
 
 from __future__ import annotations
 
@@ -125,6 +125,13 @@ def cancel(state: WorldState, host: HostState, uuid: str, target: str) -> None:
         disk.commit = None
         state.drop_idle_jobs(uuid, host)
         state.touch(host, uuid)
+
+
+def set_threshold(host: HostState, uuid: str, target: str, offset_bytes: int) -> None:
+    """Have the next write behind an offset of the active layer's file reported; a migration forbids it."""
+    _, instance = active(host, uuid)
+    idle(instance)
+    _disk(instance, target).threshold_bytes = offset_bytes
 
 
 def follow(record: DomainRecord, target: str, layer: tuple[str, str]) -> None:

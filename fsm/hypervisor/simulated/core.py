@@ -112,6 +112,7 @@ class WorldCore:
     faults: Faults = field(factory=Faults)
     _moments: dict[str, list[tuple[Moment, Callable[[], object]]]] = field(factory=dict, init=False)
     _waiters: dict[tuple[str, str], set[_Waiter]] = field(factory=dict, init=False)
+    _crossing: dict[tuple[str, str], set[_Waiter]] = field(factory=dict, init=False)
     _lock: threading.RLock = field(factory=threading.RLock, init=False)
 
     # Calls
@@ -215,19 +216,29 @@ class WorldCore:
             self.look(uuid)
             await asyncio.sleep(0)
             return
+        with self._waiting(self._waiters, (uri, uuid)) as event, suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+
+    async def until_crossed(self, uri: str, uuid: str, timeout_s: float) -> None:
+        """Until the domain wrote behind a threshold, or others have waited for ``timeout_s``."""
+        with self._waiting(self._crossing, (uri, uuid)) as event:
+            await self.clock.alongside(event, timeout_s)
+
+    @contextmanager
+    def _waiting(
+        self, waiters: dict[tuple[str, str], set[_Waiter]], key: tuple[str, str]
+    ) -> Iterator[asyncio.Event]:
         waiter = _Waiter(asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
-            self._waiters.setdefault((uri, uuid), set()).add(waiter)
+            waiters.setdefault(key, set()).add(waiter)
         try:
-            async with asyncio.timeout(timeout_s):
-                await waiter.event.wait()
-        except TimeoutError:
-            return
+            yield waiter.event
         finally:
             with self._lock:
-                self._waiters[uri, uuid].discard(waiter)
-                if not self._waiters[uri, uuid]:
-                    del self._waiters[uri, uuid]
+                waiters[key].discard(waiter)
+                if not waiters[key]:
+                    del waiters[key]
 
     # Changes
 
@@ -242,9 +253,11 @@ class WorldCore:
 
     def _announce(self) -> None:
         touched, self.state.touched = self.state.touched, []
-        for key in dict.fromkeys(touched):
-            for waiter in self._waiters.get(key, ()):
-                waiter.wake()
+        crossed, self.state.crossed = self.state.crossed, []
+        for happened, waiters in ((touched, self._waiters), (crossed, self._crossing)):
+            for key in dict.fromkeys(happened):
+                for waiter in waiters.get(key, ()):
+                    waiter.wake()
         for uuid in {uuid for _, uuid in touched}.intersection(self._moments):
             self._come_to(uuid)
 

@@ -154,15 +154,18 @@ def resume(state: WorldState, host: HostState, uuid: str) -> None:
     if instance.state is DomainState.CRASHED:
         raise Denied("internal error: unable to execute QEMU command 'cont': Resetting the VM is required")
     instance.state, instance.reason = DomainState.RUNNING, "unpaused"
+    instance.inactive = False
     for disk in instance.disks.values():
         disk.error = ""
     state.touch(host, uuid)
 
 
 def pause(state: WorldState, host: HostState, uuid: str, reason: str = "user") -> None:
-    """Stop the guest's CPUs."""
+    """Stop the guest's CPUs; what is stopped while it migrates counts as stopped for the migration."""
     _, instance = active(host, uuid)
     if instance.running:
+        if instance.migration is not None and reason == "user":
+            reason = "migration"
         instance.state, instance.reason = DomainState.PAUSED, reason
         state.touch(host, uuid)
 

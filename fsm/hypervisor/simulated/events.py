@@ -44,11 +44,17 @@ class Events(WorldCore):
             for uri in guest.running_at(state, uuid):
                 domains.stop(state, state.hosts[uri], uuid, "shutdown")
 
-    def crash_guest(self, uuid: str) -> None:
-        """The guest panics, wherever it runs; its process stays."""
+    def crash_guest(self, uuid: str, on_crash: str = "preserve") -> None:
+        """The guest panics, wherever it runs; ``on_crash`` is libvirt's word for what becomes of it."""
         with self.changing() as state:
             for uri in guest.running_at(state, uuid):
-                guest.crash(state, state.hosts[uri], uuid)
+                guest.crash(state, state.hosts[uri], uuid, on_crash)
+
+    def reboot_guest(self, uuid: str) -> None:
+        """The guest reboots, wherever it runs; its process stays."""
+        with self.changing() as state:
+            for uri in guest.running_at(state, uuid):
+                guest.reset(state, state.hosts[uri], uuid)
 
     def running_at(self, uuid: str) -> list[str]:
         """The hosts where the guest runs."""

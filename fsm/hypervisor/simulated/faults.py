@@ -28,6 +28,7 @@ QUESTIONS = frozenset(
         "read",
         "resolve",
         "snapshots",
+        "space",
         "stat",
         "writer",
     )

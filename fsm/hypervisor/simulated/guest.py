@@ -10,6 +10,7 @@ from attrs import frozen
 
 from fsm.hypervisor.simulated import commit, documents, domains, files, images, migration, overlays
 from fsm.hypervisor.simulated.state import (
+    PAGE,
     Denied,
     HostState,
     Instance,
@@ -71,8 +72,17 @@ def write(
         domains.pause(state, host, uuid, "io-error")
         raise GuestStopped(str(error)) from error
     state.acknowledged.setdefault(uuid, {})[target, block] = kept
+    _report_crossing(state, host, uuid, disk, block)
     commit.wrote(state, host, uuid, disk, block)
     migration.wrote(state, host, uuid, instance, disk, block)
+
+
+def _report_crossing(state: WorldState, host: HostState, uuid: str, disk: LiveDisk, block: int) -> None:
+    path, image_format = disk.layers[0]
+    end = images.offset_of(files.existing(state, host, path), image_format, block) + PAGE
+    if disk.threshold_bytes is not None and end > disk.threshold_bytes:
+        disk.threshold_bytes = None
+        state.cross(host, uuid)
 
 
 def read(state: WorldState, uuid: str, target: str, block: int, at: str | None = None) -> bytes:
@@ -123,10 +133,27 @@ def snapshot_contents(
     return contents
 
 
-def crash(state: WorldState, host: HostState, uuid: str) -> None:
-    """The guest panics; QEMU still holds its images."""
+def crash(state: WorldState, host: HostState, uuid: str, on_crash: str = "preserve") -> None:
+    """The guest panics. While it migrates libvirt does nothing about it; a dead guest arrives, and "runs"."""
     instance = _running(host, uuid)
-    instance.state, instance.reason = DomainState.CRASHED, "panicked"
+    if instance.migration is not None:
+        domains.pause(state, host, uuid)
+        return
+    match on_crash:
+        case "preserve":  # QEMU still holds its images
+            instance.state, instance.reason = DomainState.CRASHED, "panicked"
+        case "destroy":
+            domains.stop(state, host, uuid, "crashed")
+        case "restart":
+            reset(state, host, uuid)
+        case _:
+            raise LookupError(f"no such end of a crash: {on_crash!r}")
+    state.touch(host, uuid)
+
+
+def reset(state: WorldState, host: HostState, uuid: str) -> None:
+    """The machine starts anew in the same process; what was acknowledged is on disk."""
+    _running(host, uuid)
     state.touch(host, uuid)
 
 

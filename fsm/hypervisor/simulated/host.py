@@ -13,10 +13,11 @@ from fsm.hypervisor.port import Storage, Watch
 from fsm.hypervisor.simulated import commit, domains, marking, migration
 from fsm.hypervisor.simulated import overlays as layering
 from fsm.hypervisor.simulated import snapshots as metadata
-from fsm.hypervisor.simulated.core import Pace, WorldCore
+from fsm.hypervisor.simulated.core import WorldCore
 from fsm.hypervisor.simulated.faults import When
 from fsm.hypervisor.simulated.state import HostState, MigrationJob, WorldState
 from fsm.hypervisor.simulated.storage import SimulatedStorage
+from fsm.hypervisor.simulated.watches import SimulatedThresholdWatch, SimulatedWatch
 from fsm.hypervisor.values import (
     DomainFacts,
     HostIdentity,
@@ -30,7 +31,6 @@ from fsm.hypervisor.values import (
 T = TypeVar("T")
 
 _LONGEST_MIGRATION = 10_000_000
-_STEP_S = commit.STEP_S
 
 
 @define(eq=False)
@@ -195,60 +195,25 @@ class SimulatedHost:
         """See the port."""
         await self._call("undefine", (uuid,), lambda state, host: domains.undefine(state, host, uuid))
 
+    async def set_threshold(self, uuid: str, target: str, offset_bytes: int) -> None:
+        """See the port."""
+        await self._call(
+            "set_threshold",
+            (uuid, target, offset_bytes),
+            lambda _, host: commit.set_threshold(host, uuid, target, offset_bytes),
+        )
+
     def watch(self, uuid: str) -> Watch:
         """See the port."""
         return SimulatedWatch(self.uri, uuid, self._core)
 
+    def watch_thresholds(self, uuid: str) -> Watch:
+        """See the port."""
+        return SimulatedThresholdWatch(self.uri, uuid, self._core)
+
     async def close(self) -> None:
         """See the port. A closed host opens again by itself when it is asked something."""
         await asyncio.sleep(0)
-
-
-@define(eq=False)
-class SimulatedWatch:
-    """See ``fsm.hypervisor.port.Watch``.
-
-    With the pace ``POLLED``, ``changed`` returns promptly: one step of the domain's jobs, one turn for
-    other tasks, then the answer; the simulated clock goes on by a step or by the whole ``timeout_s``. With
-    the pace ``MANUAL`` it really waits.
-    """
-
-    _uri: str
-    _uuid: str
-    _core: WorldCore
-    _seen: int = field(init=False)
-    _closed: bool = field(default=False, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._seen = self._version()
-
-    def _version(self) -> int:
-        host = self._core.state.hosts[self._uri]
-        return host.versions.get(self._uuid, 0)
-
-    async def changed(self, timeout_s: float) -> bool:
-        """See the port."""
-        if self._fresh():
-            return True
-        began_s = self._core.clock.monotonic_s()
-        if not self._closed:
-            await self._core.turn(self._uri, self._uuid, timeout_s)
-        fresh = self._fresh()
-        if self._core.pace is Pace.POLLED:
-            self._core.clock.pass_until(began_s + (min(timeout_s, _STEP_S) if fresh else timeout_s))
-        return fresh
-
-    def _fresh(self) -> bool:
-        version = self._version()
-        # Events of a host that can't be reached do not arrive; what they told is seen afterwards.
-        if self._closed or version == self._seen or not self._core.reaches(self._uri):
-            return False
-        self._seen = version
-        return True
-
-    def close(self) -> None:
-        """See the port."""
-        self._closed = True
 
 
 def _identity(host: HostState) -> HostIdentity:

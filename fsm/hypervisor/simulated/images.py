@@ -134,6 +134,11 @@ def blocks(file: SparseFile, image_format: str) -> list[int]:
     return [number - first for number in files.numbers_between(file, first, first + -(-capacity // PAGE))]
 
 
+def offset_of(file: SparseFile, image_format: str, block: int) -> int:
+    """Where in the file one block of the guest stands."""
+    return (_first_page(file, image_format) + block) * PAGE
+
+
 def write_block(
     state: WorldState, host: HostState, layer: tuple[str, str], block: int, content: bytes
 ) -> None:

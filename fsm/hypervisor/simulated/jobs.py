@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fsm.hypervisor.simulated import commit, migration
+from fsm.hypervisor.simulated import commit, domains, migration
 from fsm.hypervisor.simulated.state import WorldState
 
 
@@ -16,8 +16,12 @@ def advance(state: WorldState, uuid: str) -> bool:
         if instance is None:
             state.drop_idle_jobs(uuid, host)
             continue
-        for disk in list(instance.disks.values()):
+        under_way = [disk for disk in instance.disks.values() if disk.commit is not None]
+        for disk in under_way:
             commit.advance(state, host, uuid, disk)
+        if instance.inactive and any(disk.commit is None for disk in under_way):
+            domains.stop(state, host, uuid, "crashed")  # as QEMU 7.2 does
+            continue
         if instance.migration is not None:
             migration.advance(state, host, uuid)
     return bool(hosts)

@@ -45,7 +45,8 @@ def begin(state: WorldState, host: HostState, uuid: str, request: MigrationReque
     memory = documents.memory_bytes(instance.xml)
     disk_bytes = sum(len(blocks) for blocks in pending.values()) * PAGE
     limit = int(request.bandwidth_mib_per_s * 1024 * 1024 * STEP_S)
-    job = MigrationJob(destination.uri, request, pending, memory, step_bytes=limit, disk_total=disk_bytes)
+    began_as = instance.state, instance.reason
+    job = MigrationJob(destination.uri, request, pending, memory, limit, began_as, disk_bytes)
     instance.migration = job
     state.jobs.setdefault(uuid, {})[host.uri] = None
     state.touch(host, uuid)
@@ -205,17 +206,21 @@ def wrote(
 
 
 def _switch(state: WorldState, uuid: str, instance: Instance, job: MigrationJob) -> None:
-    """First the source stops, then, a step later, the destination goes on where it stopped."""
-    if job.resume_as is None:
-        job.resume_as = (instance.state, instance.reason)
+    """First the source stops, then, a step later, the destination goes on as the source was at the beginning.
+
+    So libvirt has it: who suspends a domain during its migration suspends it for the migration alone.
+    """
+    if not job.handed_over:
+        job.handed_over = True
         instance.state, instance.reason = DomainState.PAUSED, "migration"
         return
     destination = state.hosts[job.destination]
     there, arriving = active(destination, uuid)
-    paused = job.resume_as[0] is not DomainState.RUNNING
+    paused = job.began_as[0] is DomainState.PAUSED  # a crashed one "runs"
     arriving.state = DomainState.PAUSED if paused else DomainState.RUNNING
-    arriving.reason = job.resume_as[1] if paused else "migrated"
+    arriving.reason = job.began_as[1] if paused else "migrated"
     arriving.incoming_from = ""
+    arriving.inactive = paused
     there.definition = job.request.persistent_xml
     job.phase = Phase.CONFIRM
 
@@ -244,8 +249,8 @@ def fail(
         instance.migration = None
         job.ended, job.failure, job.lost = True, message, lost
         if job.phase is not Phase.CONFIRM:
-            if job.resume_as is not None:
-                instance.state, instance.reason = job.resume_as
+            if instance.reason == "migration":
+                instance.state, instance.reason = job.began_as
             if not keep_arriving:
                 _drop_arriving(state, state.hosts[job.destination], uuid)
         state.drop_idle_jobs(uuid, host)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
 
 from fsm.hypervisor.simulated import files, images
 from fsm.hypervisor.simulated.state import Denied, HostState, Missing, Pool, SparseFile, WorldState
-from fsm.hypervisor.values import FileFacts, Overlay, PoolState
+from fsm.hypervisor.values import FileFacts, Overlay, PoolState, Space
 
 
 def state_of(host: HostState, directory: str) -> PoolState:
@@ -63,6 +64,14 @@ def free_bytes(state: WorldState, host: HostState, directory: str) -> int:
     _cover(state, host, directory)
     found = files.filesystem(state, host, directory)
     return found.size_bytes - found.used_bytes
+
+
+def space(state: WorldState, host: HostState, directory: str, paths: Sequence[str]) -> Space:
+    """Free space of the file system that holds ``directory``, and files in it."""
+    found = [stat(state, host, path) for path in paths]
+    capacity_bytes = files.filesystem(state, host, directory).size_bytes
+    present = tuple(facts for facts in found if facts is not None)
+    return Space(free_bytes(state, host, directory), capacity_bytes, present)
 
 
 def create_sparse(state: WorldState, host: HostState, path: str, size_bytes: int) -> None:

@@ -91,7 +91,8 @@ class MigrationJob:
 
     ``failure`` is empty while it runs and after a success. ``lost`` says that the caller was cut off by the
     end of its libvirtd and learns nothing. ``silence`` counts the steps without an answer from the peer;
-    ``resume_as`` is how the source was when it was paused for the switch-over.
+    ``began_as`` is how the source was when it began, and is again after a failure; ``handed_over`` says that
+    it was paused for the switch-over.
     """
 
     destination: str
@@ -99,11 +100,12 @@ class MigrationJob:
     pending: dict[str, dict[int, None]]
     memory_total: int
     step_bytes: int
+    began_as: tuple[DomainState, str]
     disk_total: int = 0
     disk_done: int = 0
     memory_done: int = 0
     phase: Phase = Phase.MIRROR
-    resume_as: tuple[DomainState, str] | None = None
+    handed_over: bool = False
     silence: int = 0
     steps: int = 0
     ended: bool = False
@@ -113,20 +115,25 @@ class MigrationJob:
 
 @define
 class LiveDisk:
-    """A disk of a running domain: its layers (path, format), active one first."""
+    """A disk of a running domain: its layers (path, format), active one first.
+
+    A write behind ``threshold_bytes`` of the active layer's file is reported, once.
+    """
 
     target: str
     layers: tuple[tuple[str, str], ...]
     commit: CommitJob | None = None
     error: str = ""
+    threshold_bytes: int | None = None
 
 
 @define
 class Instance:
     """A QEMU process. ``xml`` is what it was started with; ``disks`` holds those that are files.
 
-    ``incoming_from`` is the host whose memory it waits for. A ``ghost`` has no process any more, and its
-    libvirtd does not know.
+    ``incoming_from`` is the host whose memory it waits for. ``inactive`` is one that arrived paused and has
+    not run since: it dies of a commit that fails. A ``ghost`` has no process any more, and its libvirtd does
+    not know.
     """
 
     xml: str
@@ -135,6 +142,7 @@ class Instance:
     disks: dict[str, LiveDisk]
     migration: MigrationJob | None = None
     incoming_from: str = ""
+    inactive: bool = False
     ghost: bool = False
 
     @property
@@ -167,7 +175,7 @@ class HostState:
 
     ``powered`` is the machine, ``libvirtd`` the daemon, ``connected`` whether clients get through to it.
     ``machines`` names the machine types that it accepts; empty means all. ``versions`` counts the changes of
-    each domain, for those who watch it.
+    each domain, ``crossings`` its writes behind a threshold, for those who watch it.
     """
 
     uri: str
@@ -184,6 +192,7 @@ class HostState:
     libvirtd: bool = True
     connected: bool = True
     versions: dict[str, int] = field(factory=dict, metadata={"incidental": True})
+    crossings: dict[str, int] = field(factory=dict, metadata={"incidental": True})
 
     @property
     def answers(self) -> bool:
@@ -197,7 +206,7 @@ class WorldState:
 
     ``jobs`` names, for each domain, the hosts where it has a job. ``acknowledged`` holds, for each domain,
     what its guest was told to be on disk: (target, block) -> content. ``touched`` collects the domains that
-    changed and whose watchers have not been woken yet.
+    changed and whose watchers have not been woken yet, ``crossed`` those that wrote behind a threshold.
     """
 
     hosts: dict[str, HostState] = field(factory=dict)
@@ -206,6 +215,7 @@ class WorldState:
     jobs: dict[str, dict[str, None]] = field(factory=dict)
     acknowledged: dict[str, dict[tuple[str, int], bytes]] = field(factory=dict)
     touched: list[tuple[str, str]] = field(factory=list, metadata={"incidental": True})
+    crossed: list[tuple[str, str]] = field(factory=list, metadata={"incidental": True})
 
     def host(self, uri: str) -> HostState:
         """The host at ``uri``; ``Missing`` when there is none."""
@@ -231,6 +241,11 @@ class WorldState:
         """Note that something about a domain changed on ``host``."""
         host.versions[uuid] = host.versions.get(uuid, 0) + 1
         self.touched.append((host.uri, uuid))
+
+    def cross(self, host: HostState, uuid: str) -> None:
+        """Note that a domain wrote behind a threshold on ``host``."""
+        host.crossings[uuid] = host.crossings.get(uuid, 0) + 1
+        self.crossed.append((host.uri, uuid))
 
 
 def domain_record(host: HostState, uuid: str) -> DomainRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from attrs import define, field
@@ -13,7 +13,7 @@ from fsm.hypervisor.port import DataSink
 from fsm.hypervisor.simulated import files, pools
 from fsm.hypervisor.simulated.core import WorldCore
 from fsm.hypervisor.simulated.state import HostState, WorldState
-from fsm.hypervisor.values import FileFacts, Overlay, PoolState
+from fsm.hypervisor.values import FileFacts, Overlay, PoolState, Space
 
 T = TypeVar("T")
 
@@ -45,6 +45,13 @@ class SimulatedStorage:
         """See the port."""
         return await self._call(
             "free_bytes", (directory,), lambda state, host: pools.free_bytes(state, host, directory)
+        )
+
+    async def space(self, directory: str, paths: Sequence[str]) -> Space:
+        """See the port."""
+        wanted = tuple(paths)
+        return await self._call(
+            "space", (directory, wanted), lambda state, host: pools.space(state, host, directory, wanted)
         )
 
     async def create_sparse(self, path: str, size_bytes: int) -> None:
