@@ -114,14 +114,17 @@ class Rig:
         return self.fsm("migrate", *uris, *options, "--", domain)
 
     @contextmanager
-    def migrating(self, domain: str, source: LabHost, *options: str) -> Iterator[Running]:
-        """Begin to migrate to the other host, and have the events."""
+    def migrating(
+        self, domain: str, source: LabHost, *options: str, states: str | None = None
+    ) -> Iterator[Running]:
+        """Begin to migrate to the other host, and have the events. ``states`` names another machine."""
+        machine = ("--states", states) if states else ()
         uris = ("--from", source.uri, "--to", self.other(source).uri)
         errors = self.lab.directory / "fsm.stderr"
         with (
             errors.open("w", encoding="utf-8") as stderr,
             subprocess.Popen(
-                self.command("migrate", *uris, "--json", *options, "--", domain),
+                self.command(*machine, "migrate", *uris, "--json", *options, "--", domain),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

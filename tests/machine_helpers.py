@@ -59,7 +59,12 @@ def shut_off(disks: tuple[Disk, ...] = OVERLAY) -> Host:
 
 def shipped() -> dict[str, Any]:
     """states.yaml as plain data, read without this package's loader."""
-    return dict(yaml.safe_load(STATES_YAML.read_text("utf-8")))
+    data = dict(yaml.safe_load(STATES_YAML.read_text("utf-8")))
+    for state in data["states"].values():
+        state["blocks"] = [
+            name for entry in state["blocks"] for name in (entry if isinstance(entry, list) else [entry])
+        ]
+    return data
 
 
 def changed(edit: Callable[[dict[str, Any]], None]) -> Spec:
@@ -137,6 +142,7 @@ engines = st.builds(
             "overdue",
             "retry_due",
             "abort_requested",
+            "space_short",
             "adopted",
         )
     },

@@ -194,7 +194,7 @@ def test_layers_at_the_source(seen: Host, true_names: set[str]) -> None:
         (running(Job.MIGRATION_IN), {"active"}),
         (paused("user"), {"active"}),
         (paused("io-error"), {"active"}),
-        (CRASHED, {"active"}),
+        (CRASHED, {"stopped"}),
         (HANDED_OVER, set()),
         (paused("migration", Job.MIGRATION_OUT), {"migrating"}),
         (shut_off(), {"stopped"}),

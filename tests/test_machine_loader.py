@@ -216,6 +216,13 @@ def test_what_is_no_machine_at_all(text: str, message: str, line: int) -> None:
     assert error.value.line == line
 
 
+def test_a_list_among_what_is_blocked_stands_for_its_items() -> None:
+    spec = loads(SMALL.replace("blocks: *all", "blocks: [suspend, *all]"))
+    assert spec.states["between"].blocks == {Operation.SUSPEND, Operation.MIGRATE, Operation.SAVE}
+    with pytest.raises(SpecError, match="save"):
+        loads(SMALL.replace("blocks: *all", "blocks: [save, *all]"))
+
+
 def test_a_list_that_contains_itself() -> None:
     with pytest.raises(SpecError, match="operation must be a plain text, not a collection"):
         loads(SMALL.replace("blocks: *all", "blocks: &me [*me]"))

@@ -183,6 +183,8 @@ def line_of(record: Record) -> str:
     """What a record tells a reader in one line, empty when it is of no interest."""
     if record.error:
         return f"{record.state}: {record.name} failed: {record.error}"
+    if "warning" in record.data:
+        return f"{record.state}: {record.data['warning']}"
     if notes := record.data.get("notes"):
         return "; ".join(f"note: {note['host']}: {note['message']}; {note['remedy']}" for note in notes)
     if record.step is Step.TRANSITION and record.phase is Phase.OUTCOME:

@@ -102,6 +102,8 @@ def _row(record: Record) -> str:
         what += f" to {record.dest}"
     if record.error:
         how = f"failed: {record.error}"
+    elif "warning" in record.data:
+        how = record.data["warning"]
     elif record.phase is Phase.INTENT:
         how = "begun"
     else:

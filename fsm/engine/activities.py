@@ -30,7 +30,7 @@ POLL_S = 1.0
 
 async def copy_bases(context: Context) -> None:
     """Copy every base, one after another, each over several connections; then compare."""
-    await context.unless_aborted(_copy_bases(context))
+    await context.unless_called_off(_copy_bases(context))
     context.outcome["copies_verified"] = True
 
 
@@ -124,7 +124,7 @@ async def _migration_request(context: Context, source: Host) -> MigrationRequest
 
 
 async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] | None) -> None:
-    """Until the job ends: tell its progress, hand an abort on, end it when it stalls.
+    """Until the job ends: tell its progress, end it when it is called off or stalls.
 
     ``call`` is our own call of the migration, None for one that another engine began.
     """
@@ -139,7 +139,7 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
             last = progress
             context.progress("memory", progress.memory_done_bytes, progress.memory_total_bytes)
             context.progress("overlay", progress.disk_done_bytes, progress.disk_total_bytes)
-        if not context.abort.is_set() and not context.stalled():
+        if not context.called_off and not context.stalled():
             continue
         now_s = context.clock.monotonic_s()
         gave_up_at_s = gave_up_at_s or now_s
@@ -153,12 +153,19 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
 
 
 async def _next_event(context: Context, call: asyncio.Future[None] | None) -> None:
-    """Until the call returns, libvirt tells of a change, or the poll is due."""
-    change = asyncio.ensure_future(context.wait_change(Side.SOURCE, POLL_S))
+    """Until the call returns, libvirt tells of a change, space gets short, or the poll is due."""
+    waits = [asyncio.ensure_future(context.wait_change(Side.SOURCE, POLL_S))]
+    if not context.short.is_set():
+        waits.append(asyncio.ensure_future(_short(context)))
     try:
-        await asyncio.wait({change} | ({call} if call else set()), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*waits, *([call] if call else [])}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        change.cancel()
+        for wait in waits:
+            wait.cancel()
+
+
+async def _short(context: Context) -> None:
+    await context.short.wait()
 
 
 async def _progress(context: Context, source: Host, last: JobProgress | None) -> JobProgress | None:

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from fsm.engine.context import Context
 from fsm.engine.plan import Request, Side
-from fsm.errors import ActionFailed, HostError
-from fsm.hypervisor.port import Host
-from fsm.machine.observation import DomainState, Layer, Observation
-from fsm.machine.observation import Host as SeenHost
-
-MIB = 1 << 20
-# Below this a file system counts as full: QEMU gets no new cluster, libvirt no new file.
-FULL_BYTES = 16 * MIB
+from fsm.machine.observation import DomainState, Host, Layer, Observation
 
 
 @frozen
@@ -31,6 +23,9 @@ def of_trigger(trigger: str, seen: Observation, request: Request, migration: str
         case "abort":
             return Cause("an abort was asked for")
         case "stop-domain":
+            domain = seen.source.domain
+            if domain is not None and domain.active:
+                return Cause("the guest crashed", "look at it and restart it, then migrate again")
             return Cause("the domain was shut off", "start it, then migrate again")
         case "lose-sight":
             return _lost(sides, request, migration)
@@ -47,7 +42,7 @@ def of_trigger(trigger: str, seen: Observation, request: Request, migration: str
             return Cause(trigger.replace("-", " "))
 
 
-def _lost(sides: dict[Side, SeenHost], request: Request, migration: str) -> Cause:
+def _lost(sides: dict[Side, Host], request: Request, migration: str) -> Cause:
     gone = [side for side, host in sides.items() if not host.reachable]
     waiting = sides[Side.DESTINATION].domain
     if not gone and waiting is not None and waiting.state is DomainState.PAUSED:
@@ -68,13 +63,13 @@ def _lost(sides: dict[Side, SeenHost], request: Request, migration: str) -> Caus
     )
 
 
-def _adopted(sides: dict[Side, SeenHost], request: Request, migration: str) -> Cause:
+def _adopted(sides: dict[Side, Host], request: Request, migration: str) -> Cause:
     if not all(host.reachable for host in sides.values()):
         return _lost(sides, request, migration)
     return Cause("its journal is lost; adopted as both hosts show it", f"fsm show {migration}")
 
 
-def _unexpected(sides: dict[Side, SeenHost], request: Request, migration: str) -> Cause:
+def _unexpected(sides: dict[Side, Host], request: Request, migration: str) -> Cause:
     for side, host in sides.items():
         if host.domain and host.domain.marked_by_another:
             uri = request.shown_uri(side)
@@ -97,34 +92,3 @@ def _unexpected(sides: dict[Side, SeenHost], request: Request, migration: str) -
             f"define it again, on its overlays, as recorded: fsm show {migration} --recorded-xml",
         )
     return Cause("the hosts show what no step of a migration leads to", f"fsm show {migration}")
-
-
-async def explain_commit(context: Context, host: Host, error: ActionFailed, activity: str) -> ActionFailed:
-    """The same error with the cause that can be found; block job events themselves carry none."""
-    if error.remedy:
-        return error
-    try:
-        cause = await _of_commit(context, host)
-    except HostError:
-        return error
-    what = f"{error.message}; {cause.what}" if cause.what else error.message
-    return ActionFailed(activity, what, remedy=cause.remedy)
-
-
-async def _of_commit(context: Context, host: Host) -> Cause:
-    safe = "the guest's data is in the overlay"
-    facts = await host.domain(context.planned.domain_uuid)
-    errors = dict(facts.disk_errors) if facts else {}
-    for overlay in context.planned.overlays:
-        directory = overlay.base.rpartition("/")[0] or "/"
-        free_bytes = await host.storage.free_bytes(directory)
-        if errors.get(overlay.target) == "no-space" or free_bytes < FULL_BYTES:
-            what = f"{directory} has {free_bytes // MIB} MiB free"
-            return Cause(what, f"free space in {directory} on {host.uri}; {safe}")
-    if errors:
-        targets = ", ".join(sorted(errors))
-        return Cause(f"I/O errors on {targets}", f"look at the storage of {host.uri}; {safe}")
-    if "apparmor" in (await host.identity()).security_models:
-        remedy = f"allow QEMU on {host.uri} to write to the bases in libvirt's AppArmor abstraction; {safe}"
-        return Cause("AppArmor confines QEMU there", remedy)
-    return Cause("", f"look into libvirt's and QEMU's logs on {host.uri}; {safe}")

@@ -8,14 +8,10 @@ from attrs import frozen
 
 from fsm.engine.plan import Request, Side
 from fsm.hypervisor.domain_xml import BootFile
-from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, HostIdentity, SnapshotMetadata
+from fsm.hypervisor.values import DiskFacts, DomainFacts, HostIdentity, SnapshotMetadata
 from fsm.machine.observation import DomainState, Job
 
 MIB = 1 << 20
-# What an overlay may need at the source, and later at the destination, before it is merged: a share of the
-# disk's virtual size, and at least so much that a small disk's guest may write a while.
-OVERLAY_SHARE = 20
-OVERLAY_LEAST_BYTES = 64 * MIB
 
 
 @frozen
@@ -26,11 +22,6 @@ class Finding:
     host: str
     message: str
     remedy: str = ""
-
-
-def overlay_reserve_bytes(files: Iterable[FileFacts]) -> int:
-    """Space to keep for the overlays on these bases."""
-    return sum(max(OVERLAY_LEAST_BYTES, file.capacity_bytes // OVERLAY_SHARE) for file in files)
 
 
 def hosts(source: HostIdentity, destination: HostIdentity, request: Request) -> list[Finding]:

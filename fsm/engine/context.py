@@ -28,8 +28,8 @@ class Progress:
     total_bytes: int
 
 
-class Aborted(FsmError):
-    """The step was given up because somebody asked to abort the migration."""
+class CalledOff(FsmError):
+    """The step was given up because the migration is not to go on."""
 
 
 @define
@@ -67,7 +67,8 @@ class Context:
 
     ``outcome`` collects what goes into the step's outcome record; ``note`` writes a record at once, for what
     a later engine must know before the step ends. ``claim`` reserves the domain in the journal, which is at
-    ``journal``.
+    ``journal``. ``abort`` is set when somebody asks for an abort, ``short`` when a file system would
+    get full.
     """
 
     migration: str
@@ -80,6 +81,7 @@ class Context:
     note: Callable[[str, Data], Awaitable[None]]
     claim: Callable[[str], Awaitable[None]]
     abort: asyncio.Event = field(factory=asyncio.Event)
+    short: asyncio.Event = field(factory=asyncio.Event)
     on_progress: Callable[[Progress], None] = lambda _progress: None
     outcome: Data = field(factory=dict)
     progress_at_s: float = 0.0
@@ -105,6 +107,11 @@ class Context:
         self.progress_at_s = self.clock.monotonic_s()
         self.on_progress(Progress(self.migration, phase, done_bytes, total_bytes))
 
+    @property
+    def called_off(self) -> bool:
+        """Whether the migration is not to go on."""
+        return self.abort.is_set() or self.short.is_set()
+
     def stalled(self) -> bool:
         """Whether the step has made no progress for its state's whole timeout."""
         return self.clock.monotonic_s() - self.progress_at_s > self.step_timeout_s
@@ -115,17 +122,19 @@ class Context:
             self._watches[side] = (await self.host(side)).watch(self.planned.domain_uuid)
         await self._watches[side].changed(timeout_s)
 
-    async def unless_aborted(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run ``work`` to its end, or cancel it and raise ``Aborted`` as soon as an abort is asked for."""
+    async def unless_called_off(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` to its end, or cancel it and raise ``CalledOff`` as soon as it is called off."""
         task = asyncio.ensure_future(work)
-        abort = asyncio.ensure_future(self.abort.wait())
+        ends = [asyncio.ensure_future(event.wait()) for event in (self.abort, self.short)]
         try:
-            await asyncio.wait((task, abort), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, *ends), return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            raise Aborted("given up: an abort was asked for")
+            why = "an abort was asked for" if self.abort.is_set() else "a file system is about to be full"
+            raise CalledOff(f"given up: {why}")
         finally:
-            abort.cancel()
+            for end in ends:
+                end.cancel()
             if not task.done():
                 task.cancel()
                 await asyncio.wait((task,))

@@ -18,6 +18,7 @@ from fsm.engine.history import History
 from fsm.engine.observe import observe_hosts
 from fsm.engine.plan import Request
 from fsm.engine.result import Result
+from fsm.engine.space_watch import SpaceWatch
 from fsm.errors import FsmError
 from fsm.journal.port import Journal, JournalUnavailable, LeaseLost
 from fsm.journal.records import Asked, Data, Lease, Phase, Record, Step, converter
@@ -55,9 +56,12 @@ class Driver:
     _context: Context = field(init=False)
     _interpreter: Interpreter = field(init=False)
     _began_at_s: float = field(init=False)
+    _space: SpaceWatch | None = field(default=None, init=False)
+    _spread: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._interpreter = Interpreter(self.spec)
+        self._spread = self.clock.spread()
         self._began_at_s = self.clock.monotonic_s()
         self.hosts.expected = self.history.plan
         self._context = Context(
@@ -94,6 +98,7 @@ class Driver:
                 await self._take_requests()
                 if self._state.kind is Kind.STABLE and self._lets_go():
                     break
+                self._watch_space()
                 seen = await self._observe()
                 decision = decide(self.spec, self.history.state, seen)
                 match decision.verb:
@@ -106,6 +111,8 @@ class Driver:
                     case Verb.WAIT:
                         await self._wait()
         finally:
+            if self._space is not None:
+                self._space.cancel()
             self._context.close()
         return self.result()
 
@@ -149,8 +156,16 @@ class Driver:
             self._state.retry,
             overdue=self._context.stalled(),
             retry_due=retry_at_s is not None and self.clock.monotonic_s() >= retry_at_s,
+            space_short=self._space is not None and self._space.shortage is not None,
         )
         return Observation(source, destination, engine)
+
+    def _watch_space(self) -> None:
+        """Watch the hosts' file systems in the states that ask whether one gets full."""
+        wanted = any("space-short" in row.when for row in self._state.recover)
+        if wanted and (self._space is None or self._space.ended):
+            self._space = SpaceWatch(self._context, self.wake)
+            self._space.start()
 
     def _retry_at_s(self) -> float | None:
         """When a stable state tries again by its policy; None when it does not."""
@@ -159,7 +174,9 @@ class Driver:
             return None
         if policy.attempts is not None and self.history.retries >= policy.attempts:
             return None
-        return self._context.progress_at_s + policy.delay_after_s(self.history.retries + 1)
+        # Drawn once a stay: drawn at each look, the moment would move.
+        delay_s = policy.delay_after_s(self.history.retries + 1, self._spread)
+        return self._context.progress_at_s + delay_s
 
     def _lets_go(self) -> bool:
         """Whether a stable state's policy is used up or its time is over: then somebody has to look."""
@@ -169,6 +186,14 @@ class Driver:
     # -- decide and act -------------------------------------------------------------------------------
 
     async def _fire(self, decision: Decision, seen: Observation) -> None:
+        if self._space is not None:
+            # Its actions change what is watched, and may put the storage pools back.
+            await self._space.stop()
+        await self._take(decision, seen)
+        self._space = None
+        self._context.short.clear()
+
+    async def _take(self, decision: Decision, seen: Observation) -> None:
         row = self._interpreter.fire(self.history.state, decision.trigger, seen)
         intent = Record(Step.TRANSITION, Phase.INTENT, row.trigger, row.source, row.dest, observation=seen)
         await self._write(intent)
@@ -187,13 +212,15 @@ class Driver:
         await self._write(evolve(outcome, data=self._cause(row.trigger, seen) if row.failure else {}))
         self._context.progress_at_s = self.clock.monotonic_s()
         self._context.step_timeout_s = self._timeout_s()
+        self._spread = self.clock.spread()
 
     def _cause(self, trigger: str, seen: Observation) -> Data:
         """Why a failure row was taken: preflight's findings, the error before it, or what is observed."""
         if self.findings:
             return {"cause": "; ".join(f"{finding.host}: {finding.message}" for finding in self.findings)}
-        failed = self.history.failures > 0 and trigger not in ("abort", "lose-sight", "find-split-brain")
-        if failed:
+        if trigger == "run-short" and self._space is not None and self._space.shortage is not None:
+            return {"cause": self._space.shortage.what, "remedy": self._space.shortage.remedy}
+        if self.history.failures > 0 and trigger not in ("abort", "lose-sight", "find-split-brain"):
             return {"cause": self.history.cause, "remedy": self.history.remedy}
         cause = causes.of_trigger(trigger, seen, self.request, self.migration)
         return {"cause": cause.what, "remedy": cause.remedy}
@@ -287,7 +314,7 @@ class Driver:
 
 
 def _log(migration: str, record: Record) -> None:
-    level = "warning" if record.error else "info"
+    level = "warning" if record.error or "warning" in record.data else "info"
     details = {
         key: value
         for key, value in (("dest", record.dest), ("error", record.error), ("data", _public(record.data)))

@@ -120,8 +120,8 @@ class History:
             changes["bases"] = converter.structure(data["bases"], Bases)
         return evolve(self, **changes)
 
-    def facts(self, retry: RetryPolicy, *, overdue: bool, retry_due: bool) -> Engine:
-        """The engine's half of an observation; ``overdue`` and ``retry_due`` come from the clock."""
+    def facts(self, retry: RetryPolicy, *, overdue: bool, retry_due: bool, space_short: bool) -> Engine:
+        """The engine's half of an observation; the arguments come from the clock and the space watch."""
         return Engine(
             preflight=self.preflight,
             merge=self.plan.merge if self.plan else Merge.COMMIT,
@@ -133,6 +133,7 @@ class History:
             overdue=overdue,
             retry_due=retry_due or self.retry_requested,
             abort_requested=self.abort_requested,
+            space_short=space_short,
             adopted=self.adopted,
         )
 

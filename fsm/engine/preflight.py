@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from attrs import define, field
 
-from fsm.engine import checks, preparation
+from fsm.engine import checks, preparation, space
 from fsm.engine.actions import directory_of, put_back
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
@@ -29,7 +29,7 @@ async def preflight(context: Context) -> None:
     """The activity of ``planned``: record the verdict, the findings, and the plan if there is one."""
     inspection = Inspection(context)
     try:
-        await context.unless_aborted(inspection.run())
+        await context.unless_called_off(inspection.run())
     finally:
         context.outcome["pools"] = converter.unstructure(inspection.pools)
     accepted = [f for f in inspection.findings if f.check in context.request.accept]
@@ -170,8 +170,9 @@ class Inspection:
         for directory, here in _by_directory(files).items():
             with self._finding("space", source.uri):
                 free_bytes = await source.storage.free_bytes(directory)
-                need_bytes = checks.overlay_reserve_bytes(here)
-                self.findings += checks.space(need_bytes, free_bytes, directory, source.uri, "the overlay")
+                need_bytes = space.reserve_bytes(here)
+                what = "the overlay with its commit"
+                self.findings += checks.space(need_bytes, free_bytes, directory, source.uri, what)
 
     async def _at_destination(self, facts: DomainFacts, source: Host, destination: Host) -> None:
         with self._finding("destination", destination.uri):
@@ -219,13 +220,13 @@ class Inspection:
 
     async def _destination_space(self, destination: Host, files: list[FileFacts]) -> None:
         for directory, here in _by_directory(files).items():
-            need_bytes = sum(file.allocated_bytes for file in here) + checks.overlay_reserve_bytes(here)
+            need_bytes = sum(file.allocated_bytes for file in here) + space.reserve_bytes(here)
             if (Side.DESTINATION, directory) not in self._pools:
                 continue  # why it could not be looked at is reported with the paths
             # A directory that is missing is reported with the paths.
             with self._finding("space", destination.uri), suppress(NotFound):
                 free_bytes = await destination.storage.free_bytes(directory)
-                what = "the copy with its overlay"
+                what = "the copy, the overlay and its commit"
                 self.findings += checks.space(need_bytes, free_bytes, directory, destination.uri, what)
 
     async def _stat(self, host: Host, side: Side, path: str) -> FileFacts | None:

@@ -15,6 +15,7 @@ from attrs import frozen
 from fsm.machine import traits
 from fsm.machine.observation import (
     Activity,
+    DomainState,
     Engine,
     Host,
     Job,
@@ -91,13 +92,14 @@ def destination_known(_source: Host, destination: Host) -> bool:
 def source_active(source: Host, _destination: Host) -> bool:
     """The source has a QEMU process of the domain that may go on: running, or paused by its user."""
     domain = traits.active(source)
-    return domain is not None and not traits.handed_over(domain)
+    return domain is not None and not traits.handed_over(domain) and domain.state is not DomainState.CRASHED
 
 
 @_of_hosts
 def source_stopped(source: Host, _destination: Host) -> bool:
-    """The domain is defined at the source and shut off."""
-    return source.domain is not None and not source.domain.active
+    """The guest at the source has ended: it is shut off, or crashed and kept for somebody to look at."""
+    domain = source.domain
+    return domain is not None and (not domain.active or domain.state is DomainState.CRASHED)
 
 
 @_of_hosts
@@ -291,6 +293,12 @@ def retry_due(engine: Engine) -> bool:
 def abort_requested(engine: Engine) -> bool:
     """Somebody asked to abort the migration."""
     return engine.abort_requested
+
+
+@_of_engine
+def space_short(engine: Engine) -> bool:
+    """A host's file system would get full before the overlay is committed."""
+    return engine.space_short
 
 
 @_of_engine

@@ -95,8 +95,10 @@ class _Reader:
             self.fail(node, f"final state {name!r} can't have {', '.join(sorted(extra))}")
         if kind is not Kind.FINAL and (missing := _LIVE_KEYS - keys.keys()):
             self.fail(node, f"state {name!r} lacks {', '.join(sorted(missing))}")
-        operations = self.distinct(self.sequence(keys["blocks"], "blocks"), "operation")
-        blocks = [self.choice(n, "operation", Operation) for n in operations]
+        listed = self.sequence(keys["blocks"], "blocks")
+        # A list in the list stands for its items, so that a state may add to what others block.
+        items = [item for n in listed for item in (n.value if isinstance(n, SequenceNode) else [n])]
+        blocks = [self.choice(n, "operation", Operation) for n in self.distinct(items, "operation")]
         common = (name, kind, self.text(keys["meaning"], "meaning"), frozenset(blocks))
         if kind is Kind.FINAL:
             return State(*common, line=node.start_mark.line + 1)

@@ -149,6 +149,7 @@ class Engine:
     overdue: bool = False
     retry_due: bool = False
     abort_requested: bool = False
+    space_short: bool = False  # a file system would get full before the end
     adopted: bool = False  # made from what the hosts show, as the journal that began it is lost
 
 

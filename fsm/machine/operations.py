@@ -70,6 +70,7 @@ HARM: dict[Operation, str] = {
     Operation.UPDATE_DEVICE: "the other host's definition would not have the change",
     Operation.CHANGE_MEDIA: "the other host's definition would not have the change",
     Operation.UNDEFINE: "it would remove what the commit and the rollback need",
+    Operation.SUSPEND: "libvirt would resume the guest when the migration ends; suspend it then",
     Operation.VOLUME_DELETE: "it would remove a file that the domain or its way back needs",
     Operation.VOLUME_RESIZE: "it would change a file that must stand still",
     Operation.VOLUME_WIPE: "it would destroy a file that the domain or its way back needs",

@@ -1,0 +1,191 @@
+"""Watches, beside what a state does, that neither host's file systems get full before the end.
+
+libvirt's block thresholds wake it when an overlay has grown; it looks again after a while in any case, since
+a file system is filled by others as well. A threshold is armed before libvirt migrates: a migration lets
+nobody set one, and the one that was set last still wakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+import structlog
+from attrs import define, field
+
+from fsm.engine import space
+from fsm.engine.actions import directory_of
+from fsm.engine.context import Context
+from fsm.engine.plan import Side
+from fsm.engine.space import Demand, Shortage
+from fsm.errors import FsmError, HostError
+from fsm.hypervisor.port import Host, Watch
+from fsm.hypervisor.values import FileFacts, Space
+from fsm.machine.observation import Disk, Merge
+
+log = structlog.get_logger("fsm")
+
+# The net below the thresholds; each look makes libvirt read the whole directory.
+POLL_S = 3.0
+# Growth is measured over so long.
+GROWTH_OVER_S = 15.0
+# A threshold nearer than this would wake for every few writes.
+STEP_LEAST_BYTES = space.MIB
+
+
+@define
+class SpaceWatch:
+    """One watch, from ``start`` to ``stop``. ``shortage`` is the first that was seen, and stays."""
+
+    context: Context
+    wake: asyncio.Event
+    shortage: Shortage | None = None
+    _samples: deque[tuple[float, int]] = field(factory=deque)
+    _stopping: asyncio.Event = field(factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._run(), name="space watch")
+
+    @property
+    def ended(self) -> bool:
+        """Whether it watches no more though nobody stopped it, and has found nothing."""
+        return self._task is not None and self._task.done() and self.shortage is None
+
+    async def stop(self) -> None:
+        """Stop when the look that is under way has ended: it may have opened a storage pool."""
+        self._stopping.set()
+        if self._task is not None:
+            await self._task
+
+    def cancel(self) -> None:
+        """Stop at once."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        with suppress(FsmError):  # no connection, or the lease is lost: the driver finds that out by itself
+            source = await self.context.host(Side.SOURCE)
+            thresholds = source.watch_thresholds(self.context.planned.domain_uuid)
+            try:
+                await self._until_short(source, thresholds)
+            finally:
+                thresholds.close()
+        if self.shortage is not None:
+            self.context.short.set()
+            self.wake.set()
+
+    async def _until_short(self, source: Host, thresholds: Watch) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.shortage = await self._look(source)
+            except HostError as error:  # it can't be asked now
+                log.debug("space-unknown", migration=self.context.migration, error=str(error))
+            if self.shortage is not None:
+                return
+            await self._until_due(thresholds)
+
+    async def _until_due(self, thresholds: Watch) -> None:
+        """Until an overlay has grown, it is time to look again, or nobody wants to know any more."""
+        waits = [
+            asyncio.ensure_future(thresholds.changed(POLL_S)),
+            asyncio.ensure_future(self._stopping.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _look(self, source: Host) -> Shortage | None:
+        here = await self._spaces(source)
+        held = {file.path: file.allocated_bytes for seen in here.values() for file in seen.files}
+        margin_bytes = space.margin_bytes(self._growth_bytes_per_s(sum(held.values())))
+        demands = [
+            space.demand(directory, seen, sum(file.allocated_bytes for file in seen.files))
+            for directory, seen in here.items()
+        ]
+        if found := space.shortage(source.uri, demands, margin_bytes):
+            return found
+        if not self.context.history.transfer_begun:
+            for one in demands:
+                await self._arm(source, one, here[one.directory].files, margin_bytes)
+            return None
+        if self.context.planned.merge is Merge.MIRROR:
+            # A destination that gets full fails the migration, and behind the switch-over nothing is written.
+            return None
+        destination = await self.context.host(Side.DESTINATION)
+        arrived = [
+            space.demand(directory, seen, _still_to_come(held, directory, seen.files))
+            for directory, seen in (await self._spaces(destination)).items()
+        ]
+        return space.shortage(destination.uri, arrived, margin_bytes)
+
+    async def _spaces(self, host: Host) -> dict[str, Space]:
+        paths: dict[str, list[str]] = {}
+        for overlay in self.context.planned.overlays:
+            paths.setdefault(directory_of(overlay.path), []).append(overlay.path)
+        return {directory: await host.storage.space(directory, found) for directory, found in paths.items()}
+
+    def _growth_bytes_per_s(self, held_bytes: int) -> float:
+        now_s = self.context.clock.monotonic_s()
+        self._samples.append((now_s, held_bytes))
+        while len(self._samples) > 2 and now_s - self._samples[1][0] >= GROWTH_OVER_S:
+            self._samples.popleft()
+        began_s, began_bytes = self._samples[0]
+        # A burst right after the beginning tells little about what follows.
+        return (held_bytes - began_bytes) / max(now_s - began_s, GROWTH_OVER_S)
+
+    async def _arm(self, source: Host, demand: Demand, files: Sequence[FileFacts], margin_bytes: int) -> None:
+        """Be woken when half of what the overlays may still grow is used up; each byte counts twice."""
+        room_bytes = demand.free_bytes - demand.need_bytes - margin_bytes
+        target_of = {overlay.path: overlay.target for overlay in self.context.planned.overlays}
+        for file in files:
+            step_bytes = max(STEP_LEAST_BYTES, room_bytes // (4 * len(files)))
+            with suppress(HostError):  # the net below stays: it looks again after a while
+                uuid = self.context.planned.domain_uuid
+                await source.set_threshold(uuid, target_of[file.path], file.size_bytes + step_bytes)
+
+
+@define
+class CommitSpace:
+    """Looks, while overlays are committed, whether there is room for the rest of it.
+
+    Nothing can be given up any more, so it is only told, once, what is coming.
+    """
+
+    context: Context
+    host: Host
+    _due_s: float = 0.0
+    _told: bool = False
+
+    async def look(self, disks: Iterable[Disk]) -> None:
+        """Look, if it is time to."""
+        now_s = self.context.clock.monotonic_s()
+        if self._told or now_s < self._due_s:
+            return
+        self._due_s = now_s + POLL_S
+        left: dict[str, int] = {}
+        for disk, overlay in zip(disks, self.context.planned.overlays, strict=True):
+            job, directory = disk.block_job, directory_of(overlay.base)
+            left_bytes = job.end_bytes - job.current_bytes if job else 0
+            left[directory] = left.get(directory, 0) + left_bytes
+        try:
+            seen = {directory: await self.host.storage.space(directory, ()) for directory in left}
+        except HostError:
+            return
+        demands = [space.demand(directory, one, left[directory]) for directory, one in seen.items()]
+        if found := space.shortage(self.host.uri, demands, space.margin_bytes(0)):
+            self._told = True
+            what = "the guest is paused when a write of its finds no space; no data is lost"
+            await self.context.note("space-short", {"warning": f"{found.what}; {what}"})
+
+
+def _still_to_come(held: dict[str, int], directory: str, arrived: Sequence[FileFacts]) -> int:
+    """What a destination's directory must take: the rest of the overlays, and their commit."""
+    there = {file.path: file.allocated_bytes for file in arrived}
+    here = {path: size for path, size in held.items() if directory_of(path) == directory}
+    return sum(size + max(0, size - there.get(path, 0)) for path, size in here.items())
