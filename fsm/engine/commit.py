@@ -6,12 +6,14 @@ fails leaves the overlay as it was, so it can be tried again.
 
 from __future__ import annotations
 
-from fsm.engine.causes import explain_commit
+from fsm.engine.commit_causes import FULL_BYTES, explained
 from fsm.engine.context import Context
 from fsm.engine.marking import mark, taken_over
 from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import Side
-from fsm.errors import ActionFailed
+from fsm.engine.space import MIB
+from fsm.engine.space_watch import CommitSpace
+from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DomainFacts, Overlay
 from fsm.machine.observation import Disk, DomainState, Layer
@@ -39,19 +41,59 @@ async def _commit(context: Context, side: Side, activity: str) -> None:
         await context.note("start-paused", {"started_paused": True})
         await mark(context, side)
         await host.start_paused(facts.uuid)
+    await _resume_if_cured(context, host, facts)
+    if side is Side.DESTINATION and facts.state is DomainState.PAUSED and not _hit_an_error(facts):
+        await _demand_space(context, host, activity)
     try:
         for overlay in context.planned.overlays:
-            await _begin(context, host, overlay, activity)
+            await _begin(context, host, overlay, activity, side)
         await _until_ready(context, host, side, activity)
         for overlay in context.planned.overlays:
             await _pivot(context, host, overlay, activity)
-    except ActionFailed as error:
-        raise await explain_commit(context, host, error, activity) from error
+    except (ActionFailed, HostError) as error:
+        raise await explained(context, host, error, activity) from error
     finally:
         await _stop_again(context, host)
     facts = await _facts(context, host, activity)
-    if facts.state is DomainState.PAUSED and facts.reason == "io-error":
+    if _hit_an_error(facts):
         await host.resume(facts.uuid)
+
+
+def _hit_an_error(facts: DomainFacts) -> bool:
+    """Whether a write that failed has paused the guest: resumed, it makes that write again."""
+    return facts.state is DomainState.PAUSED and facts.reason == "io-error"
+
+
+async def _resume_if_cured(context: Context, host: Host, facts: DomainFacts) -> None:
+    """Let a guest go on that was paused for want of space, as soon as there is some."""
+    if not _hit_an_error(facts):
+        return
+    for directory in {overlay.path.rpartition("/")[0] or "/" for overlay in context.planned.overlays}:
+        if await host.storage.free_bytes(directory) < FULL_BYTES:
+            return
+    await host.resume(facts.uuid)
+
+
+async def _demand_space(context: Context, host: Host, activity: str) -> None:
+    """Begin no commit under a paused guest that may fail for want of space.
+
+    QEMU 7.2 dies of it where the guest has arrived paused ("Permission conflict on node", seen on a lab), and
+    the guest's memory with it. Else it is worth a try: what the base has allocated already needs no space.
+    """
+    paths: dict[str, list[str]] = {}
+    for overlay in context.planned.overlays:
+        paths.setdefault(overlay.path.rpartition("/")[0] or "/", []).append(overlay.path)
+    for directory, overlays in paths.items():
+        seen = await host.storage.space(directory, overlays)
+        held_bytes = sum(file.allocated_bytes for file in seen.files)
+        if seen.free_bytes < held_bytes:
+            raise ActionFailed(
+                activity,
+                f"{host.uri}: {directory} has {seen.free_bytes // MIB} MiB free, its overlays hold "
+                f"{-(-held_bytes // MIB)} MiB; under a paused guest the commit is not begun; the guest's "
+                "data is in the overlay",
+                remedy=f"free space in {directory} on {host.uri}, then: fsm retry {context.migration}",
+            )
 
 
 async def _facts(context: Context, host: Host, activity: str) -> DomainFacts:
@@ -80,15 +122,17 @@ async def _disks(context: Context, host: Host, activity: str) -> dict[str, Disk]
     return {disk.target: disk for disk in disks}
 
 
-async def _begin(context: Context, host: Host, overlay: Overlay, activity: str) -> None:
+async def _begin(context: Context, host: Host, overlay: Overlay, activity: str, side: Side) -> None:
     disk = (await _disks(context, host, activity))[overlay.target]
     if disk.layer is Layer.OVERLAY and disk.block_job is None:
-        limit = context.request.bandwidth_mib_per_s
+        # The way back is not limited: it has to be over before the guest's writes fill the file system.
+        limit = context.request.bandwidth_mib_per_s if side is Side.DESTINATION else 0
         await host.start_commit(context.planned.domain_uuid, overlay, limit)
 
 
 async def _until_ready(context: Context, host: Host, side: Side, activity: str) -> None:
     """Wait until each disk is ready to pivot or has been pivoted."""
+    space = CommitSpace(context, host)
     while True:  # ends with readiness, with a lost job, or with the stall check
         disks = (await _disks(context, host, activity)).values()
         waiting = [disk for disk in disks if disk.block_job is not None and not disk.block_job.ready]
@@ -102,6 +146,7 @@ async def _until_ready(context: Context, host: Host, side: Side, activity: str) 
             context.progress("commit", done, total)
         if not waiting:
             return
+        await space.look(disks)
         if context.stalled():
             raise ActionFailed(activity, f"{host.uri}: the block commit makes no progress")
         await context.wait_change(side, POLL_S)

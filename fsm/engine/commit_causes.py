@@ -1,0 +1,65 @@
+"""Why a commit failed: block job events carry no reason, so it is found by looking around."""
+
+from __future__ import annotations
+
+from fsm.engine.causes import Cause
+from fsm.engine.context import Context
+from fsm.engine.space import MIB
+from fsm.errors import ActionFailed, FsmError, HostError, HostUnreachable, OutcomeUnknown
+from fsm.hypervisor.port import Host
+from fsm.hypervisor.values import Overlay
+
+# Below this a file system counts as full: QEMU gets no new cluster, libvirt no new file.
+FULL_BYTES = 16 * MIB
+# libc's words, which QEMU and libvirt pass on.
+_FULL_WORDS = ("No space left on device", "Disk quota exceeded")
+_DENIED_WORDS = ("Permission denied", "Operation not permitted", "Read-only file system")
+
+
+async def explained(context: Context, host: Host, error: FsmError, activity: str) -> FsmError:
+    """The same failure with the cause that can be found and what to do about it.
+
+    An error that has its remedy already, or leaves it open what was done, is returned as it is.
+    """
+    if error.remedy or isinstance(error, HostUnreachable | OutcomeUnknown):
+        return error
+    message = error.message if isinstance(error, ActionFailed) else str(error)
+    try:
+        cause = await _cause(context, host, message)
+    except HostError:
+        return error
+    what = f"{message}; {cause.what}" if cause.what else message
+    remedy = f"{cause.remedy}, then: fsm retry {context.migration}"
+    return ActionFailed(activity, f"{what}; the guest's data is in the overlay", remedy=remedy)
+
+
+async def _cause(context: Context, host: Host, message: str) -> Cause:
+    facts = await host.domain(context.planned.domain_uuid)
+    errors = dict(facts.disk_errors) if facts else {}
+    for overlay in context.planned.overlays:
+        refused = errors.get(overlay.target) == "no-space" or any(word in message for word in _FULL_WORDS)
+        if found := await _full(host, overlay, refused=refused):
+            return found
+    denied = any(word in message for word in _DENIED_WORDS)
+    if "apparmor" in (await host.identity()).security_models:
+        remedy = f"allow QEMU on {host.uri} to write to the bases in libvirt's AppArmor abstraction"
+        return Cause("AppArmor confines QEMU there", remedy)
+    if denied:
+        bases = ", ".join(overlay.base for overlay in context.planned.overlays)
+        what = "QEMU may not write to a base"
+        return Cause(what, f"let QEMU on {host.uri} write to {bases}: owner, mode, attributes, mount options")
+    if errors:
+        targets = ", ".join(sorted(errors))
+        return Cause(f"I/O errors on {targets}", f"repair the storage of disks {targets} on {host.uri}")
+    return Cause("", f"look into libvirt's and QEMU's logs on {host.uri}")
+
+
+async def _full(host: Host, overlay: Overlay, *, refused: bool) -> Cause | None:
+    """Whether the overlay can't be committed for want of space."""
+    directory = overlay.base.rpartition("/")[0] or "/"
+    seen = await host.storage.space(directory, (overlay.path,))
+    if seen.free_bytes >= FULL_BYTES and not refused:
+        return None
+    held_bytes = sum(file.allocated_bytes for file in seen.files)
+    what = f"{directory} has {seen.free_bytes // MIB} MiB free; its overlay holds {-(-held_bytes // MIB)} MiB"
+    return Cause(what, f"free space in {directory} on {host.uri}")

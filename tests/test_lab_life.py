@@ -1,0 +1,157 @@
+"""A guest's own life on two real hosts, while it is migrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from attrs import frozen
+
+from fsm.lab import DiskSpec, Guest, GuestSpec, LabHost, SerialWatch, SnapshotSpec, evidence
+from tests.lab_rig import (
+    NEEDS_LAB,
+    Before,
+    Event,
+    Rig,
+    domains,
+    failed,
+    files,
+    lab_in,
+    look,
+    part_of,
+    pools,
+    redefine,
+)
+
+pytestmark = NEEDS_LAB
+
+COMMITTED, ROLLED_BACK = 0, 3
+WEB = GuestSpec(
+    name="web",
+    disks=(DiskSpec(target="vda", size_mib=64, data_mib=24),),
+    snapshots=(SnapshotSpec("s1"), SnapshotSpec("s2", "s1"), SnapshotSpec("s3", "s1")),
+    live_snapshots=False,
+    extra_devices="<panic model='isa'/>",
+)
+SLOW = ("--bandwidth", "8")
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    directory = tmp_path_factory.mktemp("labs")
+    with lab_in(directory) as lab:
+        yield Rig(lab, directory / "journal.db")
+
+
+@pytest.fixture
+def guest(rig: Rig) -> Iterator[Guest]:
+    yield rig.lab.define_guest(rig.alpha, WEB)
+    rig.destroy(WEB)
+
+
+def copying(event: Event) -> bool:
+    return bool(event["event"] == "progress" and event["phase"] == "base copy" and event["done_bytes"])
+
+
+def memory_moves(event: Event) -> bool:
+    return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
+
+
+def committing(event: Event) -> bool:
+    return event["event"] == "record" and (event["name"], event["phase"]) == (
+        "commit-at-destination",
+        "intent",
+    )
+
+
+def power_off(host: LabHost) -> None:
+    """What a guest's kernel does: "soft off" into the ACPI control register."""
+    host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", "o /w 0x604 0x2000")
+
+
+def panic(host: LabHost) -> None:
+    """What a guest's kernel does with a panic device."""
+    host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", "o /b 0x505 1")
+
+
+def reboot(host: LabHost) -> None:
+    """What a guest's kernel does: the reset control register."""
+    host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", "o /b 0xcf9 6")
+
+
+def suspend(host: LabHost) -> None:
+    """An operator suspends it."""
+    host.virsh("suspend", "--domain", WEB.name)
+
+
+def destroy(host: LabHost) -> None:
+    """An operator destroys it."""
+    host.virsh("destroy", "--domain", WEB.name)
+
+
+@frozen
+class Case:
+    """What happens when, the exit code, and the domain's state at the end."""
+
+    moment: Callable[[Event], bool]
+    happens: Callable[[LabHost], None]
+    code: int
+    state: str
+    on_crash: str = "destroy"
+
+    @property
+    def behind(self) -> bool:
+        """Whether the domain is at the destination already when it happens."""
+        return self.moment is committing
+
+
+CASES = {
+    "power-off-copying": Case(copying, power_off, ROLLED_BACK, "shut off"),
+    "power-off-transferring": Case(memory_moves, power_off, ROLLED_BACK, "shut off"),
+    "power-off-committing": Case(committing, power_off, COMMITTED, "shut off"),
+    "destroyed-committing": Case(committing, destroy, COMMITTED, "shut off"),
+    "destroyed-transferring": Case(memory_moves, destroy, ROLLED_BACK, "shut off"),
+    "suspended-copying": Case(copying, suspend, COMMITTED, "paused (user)"),
+    "suspended-committing": Case(committing, suspend, COMMITTED, "paused (user)"),
+    "reboot-transferring": Case(memory_moves, reboot, COMMITTED, "running"),
+    "crash-preserved-copying": Case(copying, panic, ROLLED_BACK, "crashed", "preserve"),
+    "crash-preserved-committing": Case(committing, panic, COMMITTED, "crashed", "preserve"),
+    "crash-destroyed-copying": Case(copying, panic, ROLLED_BACK, "shut off"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_happens_to_the_guest_ends_right(rig: Rig, guest: Guest, case: str) -> None:
+    wanted = CASES[case]
+    if wanted.on_crash != "destroy":
+        destroy(rig.alpha)
+        redefine(rig.alpha, WEB.name, lambda root: part_of(root, "on_crash").__setattr__("text", "preserve"))
+        rig.alpha.virsh("start", "--domain", WEB.name)
+        guest.wait_for_writes()
+    before = look(rig, rig.alpha, WEB)
+    with SerialWatch(*rig.lab.serial_logs(WEB.name)) as watch:
+        guest.wait_for_writes()
+        with rig.migrating(WEB.name, rig.alpha, *SLOW) as running:
+            assert running.until(wanted.moment), running.events[-5:]
+            wanted.happens(rig.beta if wanted.behind else rig.alpha)
+            code, result = running.finish()
+    assert code == wanted.code, result
+    at = rig.alpha if code == ROLLED_BACK else rig.beta
+    state = at.virsh("domstate", "--domain", WEB.name, "--reason").strip()
+    assert state.startswith(wanted.state), state
+    check_ended(rig, before, at, watch, runs=wanted.state == "running")
+
+
+def check_ended(rig: Rig, before: Before, at: LabHost, watch: SerialWatch, *, runs: bool) -> None:
+    """The domain is on this host alone, with all that it had, running or not; nothing is left behind."""
+    elsewhere = rig.other(at)
+    assert WEB.name not in domains(elsewhere)
+    assert failed(evidence.compare(before.evidence, evidence.collect(at, WEB))) == []
+    assert watch.acks
+    assert failed(evidence.writes(at, WEB, watch.acks)) == []
+    if runs:
+        Guest(at, WEB.name, WEB).wait_for_writes()
+    for host in rig.lab.hosts:
+        assert [path for path in files(host) if ".fsm-" in path.rpartition("/")[2]] == []
+        assert pools(host) == before.hosts[host.name]["pools"]
+    assert rig.unfinished() == []
