@@ -1,17 +1,22 @@
-"""Writes into this folder what is generated from states.yaml; ``--check`` only fails if a file is stale."""
+"""Writes into this folder what is generated from states.yaml and from the log's format.
+
+``--check`` only fails if a file is stale.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+from fsm.journal.events import json_schema
 from fsm.machine.diagram import dot, mermaid
 from fsm.machine.loader import load
 from fsm.machine.reference import markdown
 from fsm.machine.validation import check
 
 DOCS = Path(__file__).resolve().parent
-RENEW = "python docs/generate.py"
+RENEW = ".venv/bin/python docs/generate.py"
 
 
 def generated() -> dict[Path, str]:
@@ -21,6 +26,7 @@ def generated() -> dict[Path, str]:
         DOCS / "machine.md": markdown(spec),
         DOCS / "machine.mmd": mermaid(spec),
         DOCS / "machine.dot": dot(spec),
+        DOCS / "event.schema.json": json.dumps(json_schema(), indent=2) + "\n",
     }
 
 

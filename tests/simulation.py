@@ -81,11 +81,11 @@ class Simulation:
         return ["planned", *(record.dest for record in done)]
 
 
-async def simulate(disks: Iterable[str] = ("vda", "vdb")) -> Simulation:
+async def simulate(disks: Iterable[str] = ("vda", "vdb"), destination: str = DESTINATION) -> Simulation:
     """A fresh world."""
     world = SimulatedWorld()
     world.add_host(SOURCE)
-    world.add_host(DESTINATION)
+    world.add_host(destination)
     world.add_pool(SOURCE, "/var/lib/libvirt/images")
     uuid = world.add_domain(SOURCE, "web", disks=disks, snapshots=SNAPSHOTS)
     source = await world.connect(SOURCE)
@@ -93,8 +93,8 @@ async def simulate(disks: Iterable[str] = ("vda", "vdb")) -> Simulation:
         contents=world.snapshot_contents(SOURCE, uuid),
         metadata=await source.snapshots(uuid),
         definition=await source.persistent_xml(uuid),
-        files={uri: world.files(uri) for uri in (SOURCE, DESTINATION)},
-        pools={uri: world.pools(uri) for uri in (SOURCE, DESTINATION)},
+        files={uri: world.files(uri) for uri in (SOURCE, destination)},
+        pools={uri: world.pools(uri) for uri in (SOURCE, destination)},
     )
     await source.close()
     world.calls.clear()

@@ -21,9 +21,10 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from fsm.engine import events
 from fsm.engine.context import Progress
 from fsm.engine.result import Result
-from fsm.hypervisor.uris import safe_uri
+from fsm.hypervisor.uris import safe_text, safe_uri
 from fsm.journal.records import Header, Phase, Record, Step, converter
 
 
@@ -165,8 +166,7 @@ class JsonLines:
 def public(record: Record) -> dict[str, object]:
     """A record for other eyes than the journal's: without the XML that plan and snapshots hold."""
     values: dict[str, object] = converter.unstructure(record)
-    values["data"] = {key: value for key, value in record.data.items() if key not in ("plan", "bases")}
-    return values
+    return {**values, "error": safe_text(record.error), "data": events.public(record.data)}
 
 
 def public_header(header: Header) -> dict[str, object]:

@@ -53,6 +53,7 @@ from fsm.machine.observation import Merge
     "--exclude-disk", "exclude_disks", multiple=True, metavar="TARGET", help="Leave this disk alone."
 )
 @click.option("--accept", multiple=True, metavar="CHECK", help="Go on despite this preflight finding.")
+@click.option("--correlation", default="", metavar="ID", help="Your own id for this request, for the log.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result.")
 @click.pass_context
 def migrate(context: click.Context, /, storage: str, as_json: bool, **options: Any) -> None:

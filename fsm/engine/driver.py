@@ -14,12 +14,14 @@ from fsm.engine.activities import ACTIVITIES
 from fsm.engine.checks import Finding
 from fsm.engine.clock import Clock
 from fsm.engine.context import Context, Hosts, Progress
+from fsm.engine.events import EventMaker, told
 from fsm.engine.history import History
 from fsm.engine.observe import observe_hosts
 from fsm.engine.plan import Request
 from fsm.engine.result import Result
 from fsm.engine.space_watch import SpaceWatch
 from fsm.errors import FsmError
+from fsm.hypervisor.uris import safe_text
 from fsm.journal.port import Journal, JournalUnavailable, LeaseLost
 from fsm.journal.records import Asked, Data, Lease, Phase, Record, Step, converter
 from fsm.machine.decision import Decision, Verb, decide
@@ -54,6 +56,7 @@ class Driver:
     _asked: list[Asked] = field(factory=list)
     _heard: set[int] = field(factory=set)
     _context: Context = field(init=False)
+    _events: EventMaker = field(init=False)
     _interpreter: Interpreter = field(init=False)
     _began_at_s: float = field(init=False)
     _space: SpaceWatch | None = field(default=None, init=False)
@@ -62,6 +65,7 @@ class Driver:
     def __attrs_post_init__(self) -> None:
         self._interpreter = Interpreter(self.spec)
         self._spread = self.clock.spread()
+        self._events = EventMaker(self.migration, self.request, self.lease)
         self._began_at_s = self.clock.monotonic_s()
         self.hosts.expected = self.history.plan
         self._context = Context(
@@ -206,7 +210,9 @@ class Driver:
                 raise
             except FsmError as error:
                 await self._write_outcome(Step.ACTION, name, error)
-                await self._write(evolve(outcome, error=str(error), data={"remedy": error.remedy}))
+                await self._write(
+                    evolve(outcome, error=safe_text(str(error)), data=told({"remedy": error.remedy}))
+                )
                 return
             await self._write_outcome(Step.ACTION, name)
         await self._write(evolve(outcome, data=self._cause(row.trigger, seen) if row.failure else {}))
@@ -273,13 +279,14 @@ class Driver:
     # -- journal --------------------------------------------------------------------------------------
 
     async def _write_outcome(self, step: Step, name: str, error: FsmError | None = None) -> None:
-        data: Data = dict(self._context.outcome)
+        data = dict(self._context.outcome)
+        if error is not None and error.remedy:
+            data["remedy"] = error.remedy
+        data = told(data)
         if "findings" in data:
             self.findings = tuple(converter.structure(data["findings"], list[Finding]))
             self.notes = tuple(converter.structure(data["notes"], list[Finding]))
-        if error is not None and error.remedy:
-            data["remedy"] = error.remedy
-        failure = str(error) if error is not None else ""
+        failure = safe_text(str(error)) if error is not None else ""
         await self._write(Record(step, Phase.OUTCOME, name, self.history.state, error=failure, data=data))
 
     async def _note(self, name: str, data: Data) -> None:
@@ -306,30 +313,15 @@ class Driver:
         except asyncio.CancelledError:
             # The lease is given up behind this: whoever gets it must find the record written, or never.
             await asyncio.wait((task,))
+            if task.exception() is None:
+                self._log(task.result())
             raise
         self.history = self.history.after(written)
         self._context.history = self.history
-        _log(self.migration, written)
+        self._log(written)
         self.on_record(written)
 
-
-def _log(migration: str, record: Record) -> None:
-    level = "warning" if record.error or "warning" in record.data else "info"
-    details = {
-        key: value
-        for key, value in (("dest", record.dest), ("error", record.error), ("data", _public(record.data)))
-        if value
-    }
-    getattr(log, level)(
-        f"{record.step.value}-{record.phase.value}",
-        migration=migration,
-        sequence=record.sequence,
-        name=record.name,
-        state=record.state,
-        **details,
-    )
-
-
-def _public(data: Data) -> Data:
-    """Record data without what may hold secrets: snapshot metadata embeds domain XML."""
-    return {key: value for key, value in data.items() if key not in ("bases", "plan")}
+    def _log(self, written: Record) -> None:
+        fields = self._events.of(written)
+        level = "warning" if written.error or "warning" in written.data else "info"
+        getattr(log, level)(fields.pop("event"), **fields)

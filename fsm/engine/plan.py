@@ -40,6 +40,7 @@ class Request:
     as the source host sees it (the same unless given). ``migrate_uri`` names the address for the memory
     stream. ``bandwidth_mib_per_s`` limits each phase; 0 means unlimited. ``exclude_disks`` names targets to
     be left alone. ``accept`` names preflight checks whose findings the user takes on himself.
+    ``correlation`` is the caller's own id for this request; every event of the log carries it.
     """
 
     domain: str
@@ -53,6 +54,7 @@ class Request:
     connections: int = 4
     exclude_disks: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
+    correlation: str = ""
 
     def uri(self, side: Side) -> str:
         """The URI under which the engine reaches that host."""

@@ -1,8 +1,20 @@
-"""Connection URIs as they may be shown."""
+"""Connection URIs, and texts that may quote one, as they may be shown."""
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit, urlunsplit
+
+HIDDEN = "***"
+# Greedy up to the last "@" of the address: a password may hold one.
+_USER = re.compile(r"(?<=://)([^\s/:@\"'<>]*):[^\s/\"'<>]*@")
+# Passwords in domain XML (displays, iSCSI, Ceph), should a message ever quote some.
+_XML_PASSWORD = re.compile(r"\b((?:passwd|password)\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s&;]+)", re.IGNORECASE)
+
+
+def safe_text(text: str) -> str:
+    """A message of whatever origin without the passwords of URIs and of XML that it may quote."""
+    return _XML_PASSWORD.sub(rf"\1{HIDDEN}", _USER.sub(r"\1@", text))
 
 
 def safe_uri(uri: str) -> str:

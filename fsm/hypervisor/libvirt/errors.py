@@ -5,7 +5,7 @@ from __future__ import annotations
 import libvirt
 
 from fsm.errors import BadInput, FsmError, HostError, HostUnreachable, NotFound, OutcomeUnknown
-from fsm.hypervisor.uris import safe_uri
+from fsm.hypervisor.uris import safe_text, safe_uri
 
 NOT_FOUND = frozenset(
     (
@@ -47,8 +47,8 @@ _OBSERVE_REMEDY = "look at the domain on both hosts before anything else is done
 
 
 def message_of(error: libvirt.libvirtError) -> str:
-    """libvirt's own words."""
-    return error.get_error_message() or str(error)
+    """libvirt's own words, which may quote a URI."""
+    return safe_text(error.get_error_message() or str(error))
 
 
 def from_open(error: libvirt.libvirtError, uri: str) -> FsmError:

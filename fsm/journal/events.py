@@ -1,0 +1,142 @@
+"""The log's transition events: one JSON object for every record of the journal, in a format of its own.
+
+The type below is the format: the engine writes it, replay reads it, ``docs/event.schema.json`` is generated
+from it. Within one ``VERSION`` keys may be added, and none is removed or changes its meaning.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fsm.errors import JournalCorrupt
+from fsm.journal.records import Phase, Record, Step
+from fsm.machine.observation import Observation
+
+VERSION: Literal[1] = 1
+
+Kind = Literal[
+    "transition-intent",
+    "transition-outcome",
+    "action-outcome",
+    "activity-intent",
+    "activity-outcome",
+    "request-outcome",
+]
+
+# What of a record's data may be told to everybody, and what it means. Whatever is not named here stays in the
+# journal: plans and snapshots embed domain XML, and that may hold passwords.
+PUBLIC_DATA = {
+    "preflight": "preflight's verdict",
+    "findings": "what preflight found against the migration",
+    "accepted": "findings that the user takes on himself",
+    "pools": "how directories were covered by storage pools before",
+    "created": "files made at the destination",
+    "copies_verified": "all copies are made and compared",
+    "durable_with_commit": "copies that reach stable storage with the commit's end only",
+    "committed_bytes": "bytes that the commit has merged",
+    "started_paused": "a shut-off domain was started paused, for its commit",
+    "abort": "why libvirt's job was aborted",
+    "left_behind": "what could not be removed on a host that is off",
+    "fenced": "hosts that the operator attests to be off",
+    "cause": "why a row was taken that leads away from success",
+    "remedy": "what to do about the error or the cause",
+}
+_DATA_SCHEMA = {
+    "properties": {name: {"description": meaning} for name, meaning in PUBLIC_DATA.items()},
+    "additionalProperties": False,
+}
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One record of a migration's history, as the log has it."""
+
+    event: Annotated[Kind, Meta(description="The record's step and phase.")]
+    schema: Annotated[Literal[1], Meta(description="The version of this format.")]
+    migration: Annotated[str, Meta(description="The migration's id; it joins all its events.")]
+    sequence: Annotated[
+        int, Meta(ge=1, description="The record's number within the migration, without gaps.")
+    ]
+    at: Annotated[datetime, Meta(tz=True, description="When the record was written.")]
+    name: Annotated[str, Meta(description="The trigger, action, activity or request.")]
+    state: Annotated[str, Meta(description="The machine's state when the record was written.")]
+    spec_digest: Annotated[str, Meta(description="The digest of the states.yaml that decided.")]
+    dest: Annotated[str, Meta(description="The state that the transition leads to.")] = ""
+    observation: Annotated[
+        Observation | None, Meta(description="What the decision was made from; every intent has it.")
+    ] = None
+    error: Annotated[str, Meta(description="Why the step failed; absent when it did not.")] = ""
+    data: Annotated[
+        dict[str, Any], Meta(description="What the step found or did.", extra_json_schema=_DATA_SCHEMA)
+    ] = {}
+    intent: Annotated[int, Meta(description="The sequence of the intent that this is an outcome of.")] = 0
+    engine: Annotated[str, Meta(description="The engine that drives the migration.")] = ""
+    lease: Annotated[int, Meta(description="That engine's lease; each take-over has a greater one.")] = 0
+    domain: Annotated[str, Meta(description="The domain as the user named it.")] = ""
+    correlation: Annotated[str, Meta(description="The caller's own id for the request.")] = ""
+
+
+_decode_event = msgspec.json.Decoder(Event).decode
+_decode_observation = msgspec.json.Decoder(Observation).decode
+
+
+def decode(line: bytes) -> Event:
+    """The event in a line of JSON. Raises ``msgspec.DecodeError``, a ``ValueError``, if there is none."""
+    return _decode_event(line)
+
+
+def kind_of(step: Step, phase: Phase) -> Kind:
+    """The event's name for such a record."""
+    kind: Kind = msgspec.convert(f"{step.value}-{phase.value}", Kind)
+    return kind
+
+
+def of_record(migration: str, record: Record) -> Event:
+    """A record as an event, with nothing of its data. Raises ``ValueError`` for one without a time."""
+    if record.at is None:
+        raise ValueError(f"record {record.sequence} has no time")
+    return Event(
+        event=kind_of(record.step, record.phase),
+        schema=VERSION,
+        migration=migration,
+        sequence=record.sequence,
+        at=record.at,
+        name=record.name,
+        state=record.state,
+        spec_digest=record.spec_digest,
+        dest=record.dest,
+        observation=record.observation,
+        error=record.error,
+    )
+
+
+def of_row(values: dict[str, Any]) -> Event:
+    """The same straight from a row of the journal's table. Raises ``JournalCorrupt``."""
+    migration, seen = values["migration"], values["observation"]
+    try:
+        return msgspec.convert(
+            {
+                **values,
+                "event": f"{values['step']}-{values['phase']}",
+                "schema": VERSION,
+                "observation": None if seen is None else _decode_observation(seen),
+                "data": {},
+            },
+            Event,
+        )
+    except (msgspec.MsgspecError, TypeError) as error:
+        sequence = values["sequence"]
+        raise JournalCorrupt(f"record {sequence} of migration {migration} can't be read: {error}") from error
+
+
+def json_schema() -> dict[str, Any]:
+    """The format as a JSON Schema (draft 2020-12)."""
+    described = msgspec.json.schema(Event)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"Transition event of fsm's log, version {VERSION}",
+        **described,
+    }
