@@ -17,6 +17,7 @@ from fsm.errors import (
     NotFound,
     OperationBlocked,
     OutcomeUnknown,
+    ReplayDivergence,
     SpecError,
     TransitionRefused,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "OperationBlocked",
     "OutcomeUnknown",
     "Progress",
+    "ReplayDivergence",
     "Request",
     "Result",
     "Side",

@@ -57,6 +57,37 @@ class JournalCorrupt(FsmError):
     """The journal holds something that this version cannot have written or cannot read."""
 
 
+class ReplayDivergence(FsmError):
+    """The machine decides otherwise, on what was observed then, than a record says that it did.
+
+    ``recorded`` and ``decided`` are the two decisions; ``guards`` names the conditions that make the
+    difference, as far as they can be told from the machine of today.
+    """
+
+    def __init__(
+        self,
+        migration: str,
+        sequence: int,
+        state: str,
+        recorded: str,
+        decided: str,
+        why: str,
+        guards: tuple[str, ...],
+    ) -> None:
+        super().__init__(
+            f"record {sequence} of migration {migration}: in state {state!r} it was decided to {recorded}; "
+            f"this machine would {decided}: {why}",
+            remedy="compare the two machines: fsm diagram --diff OLD",
+        )
+        self.migration = migration
+        self.sequence = sequence
+        self.state = state
+        self.recorded = recorded
+        self.decided = decided
+        self.why = why
+        self.guards = guards
+
+
 class BadInput(FsmError):
     """What the caller asked for is wrong in itself, whatever the hosts look like. Nothing was touched."""
 

@@ -51,8 +51,8 @@ _DATA_SCHEMA = {
 }
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One record of a migration's history, as the log has it."""
+class Decided(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What replay reads of an event: of a record, all but its data."""
 
     event: Annotated[Kind, Meta(description="The record's step and phase.")]
     schema: Annotated[Literal[1], Meta(description="The version of this format.")]
@@ -69,21 +69,26 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Observation | None, Meta(description="What the decision was made from; every intent has it.")
     ] = None
     error: Annotated[str, Meta(description="Why the step failed; absent when it did not.")] = ""
+    lease: Annotated[int, Meta(description="That engine's lease; each take-over has a greater one.")] = 0
+
+
+class Event(Decided, frozen=True, omit_defaults=True, gc=False):
+    """One record of a migration's history, as the log has it."""
+
     data: Annotated[
         dict[str, Any], Meta(description="What the step found or did.", extra_json_schema=_DATA_SCHEMA)
     ] = {}
     intent: Annotated[int, Meta(description="The sequence of the intent that this is an outcome of.")] = 0
     engine: Annotated[str, Meta(description="The engine that drives the migration.")] = ""
-    lease: Annotated[int, Meta(description="That engine's lease; each take-over has a greater one.")] = 0
     domain: Annotated[str, Meta(description="The domain as the user named it.")] = ""
     correlation: Annotated[str, Meta(description="The caller's own id for the request.")] = ""
 
 
-_decode_event = msgspec.json.Decoder(Event).decode
+_decode_event = msgspec.json.Decoder(Decided).decode
 _decode_observation = msgspec.json.Decoder(Observation).decode
 
 
-def decode(line: bytes) -> Event:
+def decode(line: bytes) -> Decided:
     """The event in a line of JSON. Raises ``msgspec.DecodeError``, a ``ValueError``, if there is none."""
     return _decode_event(line)
 
@@ -113,19 +118,21 @@ def of_record(migration: str, record: Record) -> Event:
     )
 
 
-def of_row(values: dict[str, Any]) -> Event:
+_COLUMNS = ("migration", "sequence", "at", "name", "state", "dest", "error", "spec_digest")
+
+
+def of_row(values: dict[str, Any]) -> Decided:
     """The same straight from a row of the journal's table. Raises ``JournalCorrupt``."""
     migration, seen = values["migration"], values["observation"]
     try:
         return msgspec.convert(
             {
-                **values,
+                **{name: values[name] for name in _COLUMNS},
                 "event": f"{values['step']}-{values['phase']}",
                 "schema": VERSION,
                 "observation": None if seen is None else _decode_observation(seen),
-                "data": {},
             },
-            Event,
+            Decided,
         )
     except (msgspec.MsgspecError, TypeError) as error:
         sequence = values["sequence"]

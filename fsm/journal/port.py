@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from fsm.errors import FsmError
+from fsm.journal.events import Decided
 from fsm.journal.records import Asked, Data, Header, Lease, Record
 
 
@@ -99,6 +100,13 @@ class Journal(Protocol):
 
     def records(self, migration: str) -> Sequence[Record]:
         """The history of one migration, in order. Raises ``BadInput`` when there is none of that name."""
+
+    def events(self, migration: str | None = None) -> Iterator[Decided]:
+        """The records of one migration, or of all, one migration after another, as the log's events.
+
+        For reading much: no writer waits for it, and it holds a few records at a time. Raises ``BadInput``
+        when there is no migration of that name.
+        """
 
     def close(self) -> None:
         """Release the store."""

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from sqlalchemy import URL, Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import URL, Connection, Engine, delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from fsm.errors import BadInput, JournalCorrupt
 from fsm.journal import leases, rows, sqlite, tables
+from fsm.journal.events import Decided
 from fsm.journal.port import DomainBusy, JournalUnavailable
 from fsm.journal.records import Asked, Data, Header, Lease, Record
+
+# How many records `events` holds at a time.
+PAGE = 1000
 
 
 def open_journal(path: Path) -> SqlJournal:
@@ -89,6 +93,25 @@ class SqlJournal:
             self._header(connection, migration)
             return [rows.record(row) for row in connection.execute(query)]
 
+    def events(self, migration: str | None = None) -> Iterator[Decided]:
+        """See ``Journal.events``. Page by page, each in a short transaction of its own that only reads."""
+        table = tables.records
+        key = tuple_(table.c.migration, table.c.sequence)
+        query = select(*(column for column in table.c if column is not table.c.data)).order_by(*key.clauses)
+        if migration is not None:
+            self.header(migration)
+            query = query.where(table.c.migration == migration)
+        last: tuple[str, int] | None = None
+        while True:  # ends: every page begins behind the one before
+            behind = query.where(key > last) if last is not None else query
+            with self._transaction(read_only=True) as connection:
+                page = connection.execute(behind.limit(PAGE)).all()
+            for row in page:
+                yield rows.event(row)
+            if len(page) < PAGE:
+                return
+            last = (page[-1].migration, page[-1].sequence)
+
     def beat(self, holder: str, expires: datetime) -> None:
         """See ``Journal.beat``."""
         with self._transaction() as connection:
@@ -126,9 +149,10 @@ class SqlJournal:
         self._engine.dispose()
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, *, read_only: bool = False) -> Iterator[Connection]:
         try:
-            with self._engine.begin() as connection:
+            engine = self._engine.execution_options(**{sqlite.READ_ONLY: read_only})
+            with engine.begin() as connection:
                 yield connection
         except DBAPIError as error:
             message = f"journal {self._engine.url.render_as_string()}: {error.orig}"

@@ -15,6 +15,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from fsm.journal.port import JournalUnavailable
 
 BUSY_TIMEOUT_S = 30
+READ_ONLY = "fsm_read_only"
 
 
 def open_engine(path: Path) -> Engine:
@@ -67,5 +68,8 @@ def _configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> N
 
 
 def _begin(connection: Connection) -> None:
+    if connection.get_execution_options().get(READ_ONLY):
+        connection.exec_driver_sql("BEGIN")  # in a write-ahead log, readers hold nobody up
+        return
     # IMMEDIATE: one writer at a time from the first read on, so that no two give out the same sequence.
     connection.exec_driver_sql("BEGIN IMMEDIATE")

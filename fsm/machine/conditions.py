@@ -35,12 +35,13 @@ class Reads(StrEnum):
 
 @frozen
 class Condition:
-    """A named predicate; ``meaning`` is the sentence that documents it."""
+    """A named predicate; ``meaning`` is the sentence that documents it. ``predicate`` takes what it reads."""
 
     name: str
     meaning: str
     reads: Reads
     holds: Callable[[Observation], bool]
+    predicate: Callable[..., bool]
 
 
 _registry: dict[str, Condition] = {}
@@ -51,7 +52,7 @@ def _register(function: Callable[..., bool], reads: Reads, holds: Callable[[Obse
     name = function.__name__.replace("_", "-")
     if name in _registry:
         raise ValueError(f"condition {name!r} is defined twice")
-    _registry[name] = Condition(name, (function.__doc__ or "").strip(), reads, holds)
+    _registry[name] = Condition(name, (function.__doc__ or "").strip(), reads, holds, function)
 
 
 def _of_hosts(function: Callable[[Host, Host], bool]) -> Callable[[Host, Host], bool]:

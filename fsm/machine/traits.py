@@ -28,7 +28,7 @@ def incoming(domain: Domain) -> bool:
 
 def layers(host: Host) -> frozenset[Layer]:
     """On what the host's migrated disks are."""
-    return frozenset(disk.layer for disk in host.domain.disks) if host.domain else frozenset()
+    return host.domain.layers if host.domain else frozenset()
 
 
 def foreign(host: Host) -> bool:
