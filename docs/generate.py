@@ -12,6 +12,7 @@ from pathlib import Path
 from fsm.journal.events import json_schema
 from fsm.machine.diagram import dot, mermaid
 from fsm.machine.loader import load
+from fsm.machine.picture import machine
 from fsm.machine.reference import markdown
 from fsm.machine.validation import check
 
@@ -24,8 +25,8 @@ def generated() -> dict[Path, str]:
     spec = check(load(DOCS.parent / "states.yaml"))
     return {
         DOCS / "machine.md": markdown(spec),
-        DOCS / "machine.mmd": mermaid(spec),
-        DOCS / "machine.dot": dot(spec),
+        DOCS / "machine.mmd": mermaid(machine(spec)),
+        DOCS / "machine.dot": dot(machine(spec)),
         DOCS / "event.schema.json": json.dumps(json_schema(), indent=2) + "\n",
     }
 

@@ -35,7 +35,17 @@ MAY_IMPORT_ADAPTER = {"fsm/engine/engine.py"}
 
 # The machine is pure: of the standard library it may use only what computes.
 PURE = {
-    *("__future__", "collections", "collections.abc", "enum", "functools", "hashlib", "html", "itertools"),
+    *(
+        "__future__",
+        "collections",
+        "collections.abc",
+        "difflib",
+        "enum",
+        "functools",
+        "hashlib",
+        "html",
+        "itertools",
+    ),
     *("json", "math", "re", "textwrap", "types", "typing"),
     *("attrs", "transitions", "yaml", "yaml.nodes", "yaml.reader"),
 }

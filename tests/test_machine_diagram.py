@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,31 +11,36 @@ from pathlib import Path
 
 import pytest
 
+from fsm.journal.events import json_schema
 from fsm.machine.conditions import CONDITIONS
-from fsm.machine.diagram import blocked, dot, edges, mermaid
+from fsm.machine.diagram import dot, mermaid
 from fsm.machine.loader import load_default
 from fsm.machine.operations import HARM, Operation
+from fsm.machine.picture import Form, arrows, blocked, machine
 from fsm.machine.reference import markdown
 from fsm.machine.spec import Kind
 from fsm.machine.vocabulary import ACTIONS, ACTIVITIES
 from tests.machine_helpers import TESTS, changed
 
 SPEC = load_default()
+PICTURE = machine(SPEC)
 DOCS = TESTS.parent / "docs"
 
 
-def test_edges_hold_every_row_once() -> None:
-    drawn = [row for edge in edges(SPEC) for row in edge.rows]
+def test_arrows_hold_every_row_once() -> None:
+    drawn = [row for arrow in arrows(SPEC) for row in arrow.rows]
     assert sorted(drawn, key=SPEC.rows.index) == list(SPEC.rows)
-    for edge in edges(SPEC):
-        for row in edge.rows:
-            assert (row.source, row.dest) == (edge.source, edge.dest)
-            assert (row.failure, row.point_of_no_return) == (edge.failure, edge.point_of_no_return)
+    for arrow in arrows(SPEC):
+        for row in arrow.rows:
+            assert (row.source, row.dest) == (arrow.source, arrow.dest)
+            assert row.failure is (arrow.form is Form.FAILURE)
+            assert row.point_of_no_return is (arrow.form is Form.POINT_OF_NO_RETURN)
+            assert (SPEC.states[row.source].kind is Kind.STABLE) is (arrow.form is Form.RETRY)
 
 
 @pytest.mark.parametrize("draw", [dot, mermaid])
 def test_every_state_and_condition_is_in_the_picture(draw) -> None:
-    text = draw(SPEC)
+    text = draw(PICTURE)
     for state in SPEC.states.values():
         assert f"<b>{state.name}</b> ({state.kind})" in text
         assert (state.activity or "none") in text
@@ -46,16 +52,15 @@ def test_every_state_and_condition_is_in_the_picture(draw) -> None:
 
 
 def test_dot_tells_edges_and_states_apart() -> None:
-    lines = dot(SPEC).splitlines()
-    for edge in edges(SPEC):
-        (line,) = [
-            text
-            for text in lines
-            if text.startswith(f'  "{edge.source}" -> "{edge.dest}" ')
-            and all(f"<b>{row.trigger}</b>" in text for row in edge.rows)
-        ]
-        assert ("style=dashed" in line) is edge.failure
-        assert ("POINT OF NO RETURN" in line) is edge.point_of_no_return
+    lines = dot(PICTURE).splitlines()
+    for number, arrow in enumerate(PICTURE.arrows):
+        (line,) = [text for text in lines if f'[id="arrow-{number}"' in text]
+        assert line.startswith(f'  "{arrow.source}" -> "{arrow.dest}" ')
+        assert all(f"<b>{row.trigger}</b>" in line for row in arrow.rows)
+        assert ("style=dashed" in line) is (arrow.form is Form.FAILURE)
+        assert ("style=dotted" in line) is (arrow.form is Form.RETRY)
+        assert ("POINT OF NO RETURN" in line) is (arrow.form is Form.POINT_OF_NO_RETURN)
+    assert len({line.split("style=")[1].split(",")[0] for line in lines if "arrow-" in line}) == 4
     for state in SPEC.states.values():
         (line,) = [text for text in lines if text.startswith(f'  "{state.name}" [')]
         assert ("peripheries=2" in line) is (state.kind is Kind.FINAL)
@@ -63,14 +68,14 @@ def test_dot_tells_edges_and_states_apart() -> None:
 
 
 def test_mermaid_tells_edges_and_states_apart() -> None:
-    text = mermaid(SPEC)
+    text = mermaid(PICTURE)
     links = [line for line in text.splitlines() if re.search(r" (-->|==>|-\.->)", line)]
-    assert len(links) == 1 + len(edges(SPEC))
-    for index, edge in enumerate(edges(SPEC), start=1):
-        arrow = "-.->" if edge.failure else "==>" if edge.point_of_no_return else "-->"
-        assert links[index].startswith(f"  {edge.source} {arrow}|")
-        assert links[index].endswith(f"| {edge.dest}")
-        assert (f"linkStyle {index} " in text) is (edge.failure or edge.point_of_no_return)
+    assert len(links) == 1 + len(PICTURE.arrows)
+    for index, arrow in enumerate(PICTURE.arrows, start=1):
+        sign = {Form.FORWARD: "-->", Form.POINT_OF_NO_RETURN: "==>"}.get(arrow.form, "-.->")
+        assert links[index].startswith(f"  {arrow.source} {sign}|")
+        assert links[index].endswith(f"| {arrow.dest}")
+        assert (f"linkStyle {index} " in text) is (arrow.form is not Form.FORWARD)
     for state in SPEC.states.values():
         assert re.search(rf"^  {state.name}[(\[{{].*:::{state.kind}$", text, re.MULTILINE)
 
@@ -80,17 +85,17 @@ def test_texts_can_not_break_the_syntax() -> None:
         data["states"]["stuck"]["meaning"] = 'A "quoted" <b> & more; ]] }} --> x'
 
     spec = changed(edit)
-    (line,) = [text for text in mermaid(spec).splitlines() if text.startswith("  stuck{{")]
+    (line,) = [text for text in mermaid(machine(spec)).splitlines() if text.startswith("  stuck{{")]
     assert line.count('"') == 2
     assert "&lt;b&gt; &amp;" in line
-    (line,) = [text for text in dot(spec).splitlines() if text.startswith('  "stuck" [')]
+    (line,) = [text for text in dot(machine(spec)).splitlines() if text.startswith('  "stuck" [')]
     assert "&lt;b&gt; &amp;" in line
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
 def test_graphviz_takes_it() -> None:
     done = subprocess.run(
-        ["dot", "-Tplain"], input=dot(SPEC), capture_output=True, text=True, timeout=60, check=True
+        ["dot", "-Tplain"], input=dot(PICTURE), capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stderr == ""
     nodes = {line.split()[1].strip('"') for line in done.stdout.splitlines() if line.startswith("node ")}
@@ -143,10 +148,13 @@ def test_reference_matrix_says_what_is_blocked() -> None:
         assert shown == {name for name, state in SPEC.states.items() if operation in state.blocks}
 
 
-@pytest.mark.parametrize("make", [dot, mermaid, markdown])
-def test_same_machine_same_text(make) -> None:
-    code = f"from fsm.machine.{make.__module__.rpartition('.')[2]} import {make.__name__} as make;"
-    code += "from fsm.machine.loader import load_default; print(make(load_default()), end='')"
+@pytest.mark.parametrize("make", ["dot(machine(spec))", "mermaid(machine(spec))", "markdown(spec)"])
+def test_same_machine_same_text(make: str) -> None:
+    code = "from fsm.machine.diagram import *; from fsm.machine.reference import *;"
+    code += "from fsm.machine.loader import load_default; from fsm.machine.picture import machine;"
+    code += f"spec = load_default(); print({make}, end='')"
+    names = {"dot": dot, "mermaid": mermaid, "machine": machine, "markdown": markdown, "spec": SPEC}
+    wanted = eval(make, names)  # noqa: S307  # one of the three texts above
     for seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -156,7 +164,7 @@ def test_same_machine_same_text(make) -> None:
             check=True,
             timeout=60,
         )
-        assert done.stdout == make(SPEC)
+        assert done.stdout == wanted
 
 
 def test_generated_files_are_renewed_and_checked(tmp_path: Path) -> None:
@@ -170,12 +178,15 @@ def test_generated_files_are_renewed_and_checked(tmp_path: Path) -> None:
 
     stale = generate("--check")
     assert stale.returncode == 1
-    assert "machine.md is stale; renew it with: python docs/generate.py" in stale.stderr
+    assert "machine.md is stale; renew it with: .venv/bin/python docs/generate.py" in stale.stderr
     assert not (tmp_path / "docs" / "machine.md").exists()
     assert generate().returncode == 0
     assert generate("--check").returncode == 0
     assert (tmp_path / "docs" / "machine.md").read_text("utf-8") == markdown(SPEC)
-    assert (tmp_path / "docs" / "machine.mmd").read_text("utf-8") == mermaid(SPEC)
+    assert (tmp_path / "docs" / "machine.mmd").read_text("utf-8") == mermaid(PICTURE)
+    assert json.loads((tmp_path / "docs" / "event.schema.json").read_text("utf-8")) == json.loads(
+        json.dumps(json_schema())
+    )
     (tmp_path / "docs" / "machine.dot").write_text("digraph {}")
     stale = generate("--check")
     assert (stale.returncode, stale.stderr.count("is stale")) == (1, 1)

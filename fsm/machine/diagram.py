@@ -1,171 +1,137 @@
-"""The machine as a picture, from its description alone: Mermaid for pages, Graphviz for print.
-
-``transitions`` can draw machines too, but not this one so that it can be read at a glance: it joins all rows
-between two states into one line of text with one style, so failures can't be told from the rest; its Mermaid
-is a state diagram, whose edges take no style at all; and its boxes have no place for what a state blocks. So
-the two texts are written here directly; drawing is left to Mermaid and Graphviz.
-"""
+"""Writes pictures in languages for drawing: Mermaid for pages, Graphviz for print."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 from html import escape
 
-from attrs import frozen
+from fsm.machine.picture import Arrow, Box, Form, Look, Picture
+from fsm.machine.spec import Kind
 
-from fsm.machine.operations import Operation
-from fsm.machine.spec import Kind, Row, Spec, State
-
-_BOX_WIDTH = 36
-_EDGE_WIDTH = 22
-# Fill and line colours; a print in black and white has the kind's name and the line's form.
-_COLOURS = {
+# Fill and line. In black and white the kind's name and the line's form tell the same.
+_KINDS = {
     Kind.INITIAL: ("#ffffff", "#334155"),
     Kind.TRANSIENT: ("#e0f2fe", "#0369a1"),
     Kind.STABLE: ("#fef3c7", "#b45309"),
     Kind.FINAL: ("#dcfce7", "#15803d"),
 }
-_FAILURE = "#b91c1c"
-_POINT_OF_NO_RETURN = "#7e22ce"
-_PLAIN = "#334155"
-_LEGEND = (
-    ("Dashed red edge:", "a way of failing"),
-    ("Thick edge:", "the point of no return; from there the migration only goes forward"),
-    ("[…]", "conditions, all of which must hold"),
-    ("Double border:", "final, the migration has ended"),
-    ("Dashed border:", "stable, may last"),
-)
+_FORMS = {
+    Form.FORWARD: "#0f172a",
+    Form.FAILURE: "#b91c1c",
+    Form.POINT_OF_NO_RETURN: "#7e22ce",
+    Form.RETRY: "#1d4ed8",
+}
+# What stands out has colours of its own, whatever it is.
+_LOOKS = {
+    Look.FADED: ("#f8fafc", "#94a3b8"),
+    Look.ADDED: ("#dcfce7", "#15803d"),
+    Look.REMOVED: ("#fee2e2", "#b91c1c"),
+    Look.CHANGED: ("#fef3c7", "#b45309"),
+    Look.TAKEN: ("#dbeafe", "#1d4ed8"),
+    Look.PRESENT: ("#fde047", "#0f172a"),
+}
 
 
-@frozen
-class Edge:
-    """All rows between two states that are drawn alike."""
-
-    source: str
-    dest: str
-    failure: bool
-    point_of_no_return: bool
-    rows: tuple[Row, ...]
+def _box_colours(box: Box) -> tuple[str, str]:
+    return _LOOKS.get(box.look) or _KINDS[box.kind]
 
 
-def edges(spec: Spec) -> tuple[Edge, ...]:
-    """The edges of the picture, in the order of the file."""
-    grouped: dict[tuple[str, str, bool, bool], list[Row]] = {}
-    for row in spec.rows:
-        grouped.setdefault((row.source, row.dest, row.failure, row.point_of_no_return), []).append(row)
-    return tuple(Edge(*key, tuple(rows)) for key, rows in grouped.items())
-
-
-def blocked(operations: Iterable[Operation]) -> tuple[str, ...]:
-    """Operation names in the order of ``Operation``; a family blocked as a whole becomes ``block-*``."""
-    wanted = frozenset(operations)
-    families: dict[str, list[Operation]] = {}
-    for operation in Operation:
-        families.setdefault(operation.partition("-")[0], []).append(operation)
-    names: list[str] = []
-    for family, members in families.items():
-        if len(members) > 1 and wanted.issuperset(members):
-            names.append(f"{family}-*")
-        else:
-            names.extend(str(member) for member in members if member in wanted)
-    return tuple(names)
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-
-
-def _conditions(row: Row) -> list[str]:
-    return _wrap(f"[{', '.join(row.conditions)}]", _EDGE_WIDTH) if row.conditions else []
-
-
-def _box_lines(state: State) -> list[str]:
-    lines = _wrap(state.meaning, _BOX_WIDTH)
-    if state.kind is not Kind.FINAL:
-        lines.append(f"activity: {state.activity or 'none'}")
-    names = ", ".join(blocked(state.blocks)) or "nothing"
-    count = f" {len(state.blocks)} operations" if len(state.blocks) > 1 else ""
-    return lines + _wrap(f"blocks{count}: {names}", _BOX_WIDTH)
+def _arrow_colour(arrow: Arrow) -> str:
+    return _LOOKS[arrow.look][1] if arrow.look in _LOOKS else _FORMS[arrow.form]
 
 
 # -- Graphviz -------------------------------------------------------------------------------------------
 
 
-def dot(spec: Spec) -> str:
-    """The machine in Graphviz's language, upright on A4."""
+def dot(picture: Picture) -> str:
+    """The picture in Graphviz's language, upright on A4."""
     lines = [
         "digraph machine {",
-        '  graph [rankdir=TB, size="7.7,11.1", ratio=compress, nodesep=0.1, ranksep=0.45];',
-        f'  graph [fontname="Helvetica", labelloc=b, label=<{_dot_legend()}>];',
-        '  node [shape=box, fontname="Helvetica", fontsize=13, margin="0.12,0.06"];',
+        '  graph [rankdir=TB, size="7.7,11.1", ratio=compress, nodesep=0.1, ranksep=0.45, bgcolor=white];',
+        f'  graph [fontname="Helvetica", labelloc=t, label=<{_dot_head(picture)}>];',
+        '  node [shape=box, fontname="Helvetica", fontsize=14, margin="0.12,0.06"];',
         '  edge [fontname="Helvetica", fontsize=10, arrowsize=0.8];',
         '  "*" [shape=point, width=0.16, label=""];',
     ]
-    lines += [_dot_box(state) for state in spec.states.values()]
-    lines += [f'  "*" -> "{name}";' for name in _initial(spec)]
-    lines += [_dot_edge(spec, edge) for edge in edges(spec)]
+    lines += [_dot_box(box) for box in picture.boxes]
+    lines += [f'  "*" -> "{name}";' for name in picture.initial]
+    lines += [_dot_arrow(number, arrow) for number, arrow in enumerate(picture.arrows)]
     return "\n".join([*lines, "}", ""])
 
 
-def _initial(spec: Spec) -> list[str]:
-    return [state.name for state in spec.states.values() if state.kind is Kind.INITIAL]
-
-
-def _dot_box(state: State) -> str:
-    fill, line = _COLOURS[state.kind]
-    head = f"<b>{escape(state.name)}</b> ({state.kind})"
-    small = "".join(escape(text) + '<br align="left"/>' for text in _box_lines(state))
-    style = "rounded,filled,dashed" if state.kind is Kind.STABLE else "rounded,filled"
-    label = f'{head}<br/><font point-size="10">{small}</font>'
+def _dot_box(box: Box) -> str:
+    fill, line = _box_colours(box)
+    small = _small(escape(text) for text in box.lines)
+    style = "rounded,filled,dashed" if box.kind is Kind.STABLE else "rounded,filled"
+    width = 4 if box.look is Look.PRESENT else 2.5 if box.look not in (Look.PLAIN, Look.FADED) else 1.5
+    label = f"<b>{escape(box.name)}</b> ({box.kind}){small and '<br/>' + small}"
     return (
-        f'  "{state.name}" [style="{style}", fillcolor="{fill}", color="{line}", penwidth=1.5, '
-        f"peripheries={2 if state.kind is Kind.FINAL else 1}, label=<{label}>];"
+        f'  "{box.name}" [id="state-{box.name}", style="{style}", fillcolor="{fill}", color="{line}", '
+        f"penwidth={width}, peripheries={2 if box.kind is Kind.FINAL else 1}, label=<{label}>];"
     )
 
 
-def _dot_edge(spec: Spec, edge: Edge) -> str:
-    text = []
-    for row in edge.rows:
-        text += [f"<b>{escape(row.trigger)}</b>", *map(escape, _conditions(row))]
-    colour, style = _PLAIN, "solid, penwidth=1.4, weight=8"
-    if edge.failure:
-        colour, style = _FAILURE, "dashed"
-    if edge.point_of_no_return:
-        colour, style = _POINT_OF_NO_RETURN, "bold, penwidth=4, weight=8"
-        text = ["<b><u>POINT OF NO RETURN</u></b>", *text]
-    if spec.states[edge.source].kind is Kind.STABLE:
+def _dot_arrow(number: int, arrow: Arrow) -> str:
+    colour = _arrow_colour(arrow)
+    styles = {
+        Form.FORWARD: "solid, penwidth=1.8, weight=8",
+        Form.FAILURE: "dashed",
+        Form.POINT_OF_NO_RETURN: "bold, penwidth=4, weight=8",
         # Ways back up: they must not pull the ranks round.
-        style = "solid, constraint=false"
+        Form.RETRY: "dotted, penwidth=1.8, constraint=false",
+    }
+    style = styles[arrow.form]
+    if arrow.look not in (Look.PLAIN, Look.FADED):
+        style += ", penwidth=3"
+    words = []
+    for text in arrow.texts:
+        shown = escape(text.words)
+        if arrow.look is Look.REMOVED:
+            shown = f"<s>{shown}</s>"
+        words.append(f"<b>{shown}</b>" if text.bold else shown)
     # The space keeps the text off the line.
-    label = "".join(f'&#160;{line}<br align="left"/>' for line in text)
+    label = "".join(f'&#160;{line}<br align="left"/>' for line in words)
     return (
-        f'  "{edge.source}" -> "{edge.dest}" [color="{colour}", fontcolor="{colour}", style={style}, '
-        f"label=<{label}>];"
+        f'  "{arrow.source}" -> "{arrow.dest}" [id="arrow-{number}", color="{colour}", fontcolor="{colour}", '
+        f"style={style}, label=<{label}>];"
     )
 
 
-def _dot_legend() -> str:
-    lines = (f'<b>{escape(sign)}</b> {escape(meaning)}<br align="left"/>' for sign, meaning in _LEGEND)
-    return '<font point-size="10">' + "".join(lines) + "</font>"
+def _dot_head(picture: Picture) -> str:
+    lines = (
+        f'<b>{escape(sign)}</b>: {escape(meaning)}<br align="left"/>' for sign, meaning in picture.legend
+    )
+    title = f'<font point-size="17"><b>{escape(picture.title)}</b></font><br align="left"/>'
+    return f"{title}{_small(lines)}"
+
+
+def _small(lines: Iterable[str]) -> str:
+    """Lines in small print, as Graphviz's labels have them; there is no empty one."""
+    text = "".join(f'{line}<br align="left"/>' for line in lines)
+    return f'<font point-size="10">{text}</font>' if text else ""
 
 
 # -- Mermaid --------------------------------------------------------------------------------------------
 
 
-def mermaid(spec: Spec) -> str:
-    """The machine as a Mermaid flowchart: only there can edges be told apart by colour and form."""
-    lines = ["flowchart TB", *(f"  entry((( ))) --> {name}" for name in _initial(spec))]
+def mermaid(picture: Picture) -> str:
+    """The picture as a Mermaid flowchart: only there can edges be told apart by colour and form."""
+    lines = ["flowchart TB", *(f"  entry((( ))) --> {name}" for name in picture.initial)]
     styles = []
-    for index, edge in enumerate(edges(spec), start=len(lines) - 1):
-        lines.append(_mermaid_edge(edge))
-        colour = _FAILURE if edge.failure else _POINT_OF_NO_RETURN if edge.point_of_no_return else ""
-        if colour:
+    for index, arrow in enumerate(picture.arrows, start=len(lines) - 1):
+        lines.append(_mermaid_arrow(arrow))
+        if arrow.form is not Form.FORWARD or arrow.look is not Look.PLAIN:
+            colour = _arrow_colour(arrow)
             styles.append(f"  linkStyle {index} stroke:{colour},color:{colour}")
-    lines += [_mermaid_box(state) for state in spec.states.values()]
-    for kind, (fill, line) in _COLOURS.items():
+    lines += [_mermaid_box(box) for box in picture.boxes]
+    for kind, (fill, line) in _KINDS.items():
         form = ",stroke-dasharray:6 4" if kind is Kind.STABLE else ",stroke-width:2px"
         lines.append(f"  classDef {kind} fill:{fill},stroke:{line},color:#0f172a{form}")
+    for box in picture.boxes:
+        if box.look is not Look.PLAIN:
+            fill, line = _box_colours(box)
+            width = 5 if box.look is Look.PRESENT else 2
+            styles.append(f"  style {box.name} fill:{fill},stroke:{line},stroke-width:{width}px")
     return "\n".join([*lines, *styles, ""])
 
 
@@ -173,18 +139,15 @@ def _mermaid_text(text: str) -> str:
     return escape(text, quote=False).replace('"', "#quot;")
 
 
-def _mermaid_box(state: State) -> str:
-    body = "<br/>".join(_mermaid_text(line) for line in _box_lines(state))
-    label = f'"<b>{state.name}</b> ({state.kind})<br/><small>{body}</small>"'
+def _mermaid_box(box: Box) -> str:
+    body = "<br/>".join(_mermaid_text(line) for line in box.lines)
+    label = f'"<b>{box.name}</b> ({box.kind})<br/><small>{body}</small>"'
     shapes = {Kind.FINAL: ("[[", "]]"), Kind.STABLE: ("{{", "}}")}
-    left, right = shapes.get(state.kind, ("(", ")"))
-    return f"  {state.name}{left}{label}{right}:::{state.kind}"
+    left, right = shapes.get(box.kind, ("(", ")"))
+    return f"  {box.name}{left}{label}{right}:::{box.kind}"
 
 
-def _mermaid_edge(edge: Edge) -> str:
-    rows = ("<br/>".join([f"<b>{row.trigger}</b>", *_conditions(row)]) for row in edge.rows)
-    text = "<br/>".join(rows)
-    arrow = "-.->" if edge.failure else "-->"
-    if edge.point_of_no_return:
-        arrow, text = "==>", f"<b>POINT OF NO RETURN</b><br/>{text}"
-    return f'  {edge.source} {arrow}|"{text}"| {edge.dest}'
+def _mermaid_arrow(arrow: Arrow) -> str:
+    words = (f"<b>{_mermaid_text(t.words)}</b>" if t.bold else _mermaid_text(t.words) for t in arrow.texts)
+    signs = {Form.FAILURE: "-.->", Form.POINT_OF_NO_RETURN: "==>", Form.RETRY: "-.->"}
+    return f'  {arrow.source} {signs.get(arrow.form, "-->")}|"{"<br/>".join(words)}"| {arrow.dest}'

@@ -39,6 +39,10 @@ def load_default() -> Spec:
     return loads(files("fsm").joinpath("states.yaml").read_text("utf-8"), "states.yaml")
 
 
+# Where the machine that ships with this package lies, when it lies in a file.
+DEFAULT = Path(str(files("fsm").joinpath("states.yaml")))
+
+
 def load(path: Path) -> Spec:
     """Read a machine from a file. Raises ``SpecError``, also when there is no such file."""
     try:

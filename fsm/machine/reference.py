@@ -7,25 +7,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from fsm.machine.conditions import CONDITIONS
 from fsm.machine.diagram import mermaid
 from fsm.machine.operations import HARM, Operation
+from fsm.machine.picture import machine
 from fsm.machine.spec import CONTINUE, WAIT, Kind, RetryPolicy, Row, Spec, State
 from fsm.machine.vocabulary import ACTIONS, ACTIVITIES
 
 _HEAD = """\
 # The migration machine
 
-Generated from `states.yaml`; change that file, never this page. `dot -Tsvg docs/machine.dot` draws the same
+Generated from `states.yaml`; change that file, never this page. `fsm diagram --format svg` draws the same
 picture for print.
 
-Dashed red edges are ways of failing, the thick edge is the point of no return. Conditions stand in brackets;
-all of them must hold. Rounded boxes are left by themselves, the six-sided one is stable, the ones with double
-sides are final. A name such as `block-*` stands for all operations that begin so.
+Dashed red edges are ways of failing, dotted blue ones another try, the thick edge is the point of no
+return. Conditions stand in brackets; all of them must hold. Rounded boxes are left by themselves, the
+six-sided one is stable, the ones with double sides are final. A name such as `block-*` stands for all
+operations that begin so.
 """
 
 
 def markdown(spec: Spec) -> str:
     """The reference page in Markdown, with the Mermaid diagram on top."""
     sections = (
-        [_HEAD, f"```mermaid\n{mermaid(spec)}```"],
+        [_HEAD, f"```mermaid\n{mermaid(machine(spec))}```"],
         ["## States", *_states(spec)],
         ["## What is done on each observation", _RECOVER, *_recover(spec)],
         ["## Transitions", *_transitions(spec)],
