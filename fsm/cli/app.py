@@ -19,6 +19,7 @@ from fsm.cli.journal import list_migrations, show
 from fsm.cli.lab import lab
 from fsm.cli.machine import check, diagram
 from fsm.cli.migrate import migrate
+from fsm.cli.replay import replay
 from fsm.cli.takeover import abort, resume, retry
 from fsm.errors import BadInput, FsmError, SpecError
 
@@ -82,5 +83,5 @@ def _configure_log(*, verbose: bool) -> None:
     )
 
 
-for command in (migrate, resume, abort, retry, doctor, list_migrations, show, check, diagram, lab):
+for command in (migrate, resume, abort, retry, doctor, list_migrations, show, check, diagram, replay, lab):
     main.add_command(command)
