@@ -16,6 +16,7 @@ from fsm.cli.machine import described
 from fsm.cli.replay_page import Step, page
 from fsm.cli.sources import WHOLE_JOURNAL, Source, open_source
 from fsm.errors import BadInput, JournalCorrupt, ReplayDivergence
+from fsm.hypervisor.uris import safe_text
 from fsm.journal.events import Decided
 from fsm.machine.replay import Replay, Verdict
 from fsm.machine.spec import Spec
@@ -179,7 +180,7 @@ def _line(event: Decided, verdict: object) -> str:
         observed = ", ".join(verdict.row.when) if verdict.row and verdict.row.when else "anything else"
         return f"{head}{verdict}, on {observed}"
     if event.error:
-        return f"{head}{event.name} failed: {event.error}"
+        return f"{head}{event.name} failed: {safe_text(event.error)}"
     return f"{head}{event.name} asked for" if event.event == "request-outcome" else ""
 
 

@@ -27,10 +27,13 @@ _MAGIC: dict[bytes, type[GzipFile] | type[BZ2File] | type[LZMAFile]] = {
     b"\xfd7zXZ\x00": LZMAFile,
 }
 _ROTATED = re.compile(r"[.-]\d+(\.(gz|bz2|xz))?")
-_KINDS = tuple(f'"{kind}"'.encode() for kind in get_args(events.Kind))
+# What a piece of a line is known by: structlog writes the event's name last.
+_OURS = (b'"migration"', b'"sequence"')
 _BUFFER_BYTES = 1 << 18
+# The second for what is nested too deeply; it can't be one of ours.
+_DECODING = (msgspec.DecodeError, RecursionError)
 _READING = (OSError, EOFError, zlib.error, LZMAError)
-_FIRST = datetime.min.replace(tzinfo=UTC)
+_FIRST = (datetime.min.replace(tzinfo=UTC), 0)
 
 
 def with_rotated(path: Path) -> list[Path]:
@@ -84,7 +87,7 @@ class LogReader:
                     self._line = number
                     try:
                         event = decode(line)
-                    except msgspec.DecodeError as error:
+                    except _DECODING as error:
                         found = self._second_look(line, error)
                         if found is None:
                             continue
@@ -94,18 +97,18 @@ class LogReader:
             message = f"{path}: can't be read on behind line {number}: {error}"
             raise JournalCorrupt(message, remedy="restore the file, or leave it away") from error
 
-    def _second_look(self, line: bytes, error: msgspec.DecodeError) -> Decided | None:
+    def _second_look(self, line: bytes, error: Exception) -> Decided | None:
         """An event behind a prefix, or None for a line that is none of ours."""
         start = line.find(b"{")
         if not isinstance(error, msgspec.ValidationError) and start > 0:
             try:
                 return events.decode(line[start:])
-            except msgspec.DecodeError:
+            except _DECODING:
                 start = -1
         try:
             what = msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            if not any(kind in line for kind in _KINDS):
+        except _DECODING:
+            if not all(key in line for key in _OURS):
                 return None
             if not line.endswith(b"\n"):
                 self.torn.append(self._path)
@@ -121,7 +124,7 @@ class LogReader:
             self._damaged("is no event as the schema describes it", error)
         return None
 
-    def _damaged(self, what: str, error: msgspec.DecodeError) -> None:
+    def _damaged(self, what: str, error: Exception) -> None:
         remedy = "replay the journal itself, which has every record"
         self.on_damage(JournalCorrupt(f"{self.where}: the line {what}: {error}", remedy=remedy))
 
@@ -140,7 +143,7 @@ def _open(path: Path) -> BinaryIO | GzipFile | BZ2File | LZMAFile:
         raise BadInput(f"{path}: {error.strerror}") from error
 
 
-def _begins(path: Path) -> datetime:
-    """When the first event of a file was written; one without any may stand anywhere."""
+def _begins(path: Path) -> tuple[datetime, int]:
+    """When the first event of a file was written, and its number; a file without any may stand anywhere."""
     quiet = LogReader([path], on_damage=lambda _error: None)
-    return next((event.at for event in quiet), _FIRST)
+    return next(((event.at, event.sequence) for event in quiet), _FIRST)

@@ -51,7 +51,8 @@ class Entry(Protocol):
 class Verdict:
     """What the machine decides. ``name`` is the trigger or the activity; ``dest`` is where a trigger leads.
 
-    ``why`` is set where a trigger is refused by its own transitions, which a valid machine never comes to.
+    ``why`` is set where a trigger is refused by its own transitions, for ``guards`` that do not hold; a valid
+    machine never comes to that.
     """
 
     verb: Verb | None
@@ -59,6 +60,7 @@ class Verdict:
     dest: str = ""
     row: RecoverRow | None = None
     why: str = ""
+    guards: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         match self.verb:
@@ -137,7 +139,7 @@ class Decider:
         try:
             row = self._interpreter.fire(state, decision.trigger, seen)
         except TransitionRefused as error:
-            return Verdict(Verb.FIRE, decision.trigger, "?", decision.row, str(error))
+            return Verdict(Verb.FIRE, decision.trigger, "?", decision.row, str(error), error.failed_guards)
         return Verdict(Verb.FIRE, row.trigger, row.dest, decision.row)
 
     def explain(
@@ -145,7 +147,7 @@ class Decider:
     ) -> tuple[str, tuple[str, ...]]:
         """Why it is ``now`` and not ``was``: a sentence, and the conditions that make the difference."""
         if now.why or now.row is None:
-            return now.why, ()
+            return now.why, now.guards
         if (was.verb, was.name) == (now.verb, now.name):
             return "another transition of that trigger is taken", self._transition_guards(state, now)
         wanted = {Verb.FIRE: was.name, Verb.CONTINUE: CONTINUE}.get(was.verb or Verb.WAIT, WAIT)

@@ -1,0 +1,244 @@
+"""Replay in itself: the same decisions as decide and interpreter, and every kind of trouble by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fsm.errors import FsmError, JournalCorrupt, ReplayDivergence
+from fsm.journal.events import Decided
+from fsm.journal.logfile import LogReader
+from fsm.machine.decision import Verb, decide
+from fsm.machine.interpreter import Interpreter
+from fsm.machine.loader import load_default
+from fsm.machine.observation import Observation
+from fsm.machine.replay import Decider, Replay
+from fsm.machine.spec import Spec
+from tests.log_helpers import SCENARIOS, golden
+from tests.machine_helpers import changed, observations, space
+
+SPEC = load_default()
+LIVE = [state.name for state in SPEC.states.values() if state.recover]
+
+
+def decided_plainly(interpreter: Interpreter, state: str, seen: Observation) -> tuple[str, str]:
+    decision = decide(interpreter.spec, state, seen)
+    if decision.verb is Verb.FIRE:
+        return decision.trigger, interpreter.fire(state, decision.trigger, seen).dest
+    if decision.verb is Verb.CONTINUE:
+        return interpreter.spec.states[state].activity or "", ""
+    return "", ""
+
+
+@pytest.mark.parametrize("state", LIVE)
+def test_remembered_decisions_are_those_of_the_interpreter(state: str) -> None:
+    """Over all observations that the state can tell apart, each asked twice."""
+    decider, interpreter = Decider(SPEC), Interpreter(SPEC)
+    for seen in space(SPEC, state):
+        wanted = decided_plainly(interpreter, state, seen)
+        for _ in range(2):
+            verdict = decider.decide(state, seen)
+            assert (verdict.name, verdict.dest) == wanted
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(LIVE), st.lists(observations, min_size=1, max_size=5))
+def test_nor_does_a_real_observation_meet_the_memory_of_another(state: str, seen: list[Observation]) -> None:
+    decider, interpreter = Decider(SPEC), Interpreter(SPEC)
+    for one in seen:
+        verdict = decider.decide(state, one)
+        assert (verdict.name, verdict.dest) == decided_plainly(interpreter, state, one)
+
+
+# Logs
+
+
+def log_of(name: str = "committed") -> list[Decided]:
+    return list(LogReader([golden(name)]))
+
+
+def replayed(events: list[Decided], spec: Spec = SPEC) -> Replay:
+    replay = Replay(spec)
+    for event in events:
+        replay.take(event)
+    return replay
+
+
+def edited(events: list[Decided], sequence: int, **values: Any) -> list[Decided]:
+    return [
+        msgspec.structs.replace(event, **values) if event.sequence == sequence else event for event in events
+    ]
+
+
+def first(events: list[Decided], kind: str, name: str) -> Decided:
+    return next(event for event in events if (event.event, event.name) == (kind, name))
+
+
+def test_interleaved_migrations_do_not_disturb_each_other() -> None:
+    logs = [log_of(name) for name in SCENARIOS]
+    mixed = [log[i] for i in range(max(map(len, logs))) for log in logs if i < len(log)]
+    assert replayed(mixed).migrations == len(SCENARIOS)
+
+
+def test_what_has_ended_is_forgotten() -> None:
+    replay = replayed(log_of())
+    assert replay._courses == {}
+
+
+def test_another_trigger_than_decided() -> None:
+    events = log_of()
+    intent = first(events, "transition-intent", "switch-over")
+    with pytest.raises(ReplayDivergence) as caught:
+        replayed(edited(events, intent.sequence, name="fail-migration", dest="rolling-back-source"))
+    error = caught.value
+    assert (error.migration, error.sequence, error.state) == ("committed", intent.sequence, "transferring")
+    assert "'fail-migration'" in error.recorded
+    assert "'switch-over' to 'committing-dest'" in error.decided
+    assert "owned-by-source" in error.guards
+    assert "owned-by-source" in str(error)
+    assert error.remedy
+
+
+def test_another_destination_than_decided() -> None:
+    events = log_of()
+    intent = first(events, "transition-intent", "start")
+    with pytest.raises(ReplayDivergence, match="another transition"):
+        replayed(edited(events, intent.sequence, dest="stuck"))
+
+
+def test_an_observation_that_was_changed_afterwards() -> None:
+    events = log_of()
+    intent = first(events, "transition-intent", "transfer")
+    assert intent.observation is not None
+    engine = evolve(intent.observation.engine, copies_verified=False)
+    seen = evolve(intent.observation, engine=engine)
+    with pytest.raises(ReplayDivergence) as caught:
+        replayed(edited(events, intent.sequence, observation=seen))
+    assert caught.value.guards == ("copies-verified",)
+
+
+def _recover(data: dict[str, Any], state: str, number: int) -> dict[str, Any]:
+    row: dict[str, Any] = data["states"][state]["recover"][number]
+    return row
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "sequence_of", "guards"),
+    [
+        # A condition more: what was decided does not hold any more.
+        (
+            "committed",
+            lambda data: _recover(data, "snapshotted", 6)["when"].append("abort-requested"),
+            ("transition-intent", "transfer"),
+            ("abort-requested",),
+        ),
+        # A row in front of the recorded one.
+        (
+            "committed",
+            lambda data: data["states"]["transferring"]["recover"].insert(
+                0, {"when": ["destination-on-base"], "do": "wait"}
+            ),
+            ("nothing", ""),
+            (),
+        ),
+        (
+            "rolled-back",
+            lambda data: data["states"]["transferring"]["recover"].insert(
+                0, {"when": ["step-failed"], "do": "wait"}
+            ),
+            ("transition-intent", "fail-migration"),
+            ("step-failed",),
+        ),
+        # A trigger that its own transitions refuse.
+        (
+            "rolled-back",
+            lambda data: data["states"]["transferring"]["recover"].insert(
+                0, {"when": ["step-failed"], "do": "lose-sight"}
+            ),
+            ("transition-intent", "fail-migration"),
+            ("overdue",),
+        ),
+        # The row is gone.
+        (
+            "committed",
+            lambda data: data["states"]["committing-dest"]["recover"].pop(7),
+            ("transition-intent", "finish-commit"),
+            ("owned-by-destination", "destination-untangled"),
+        ),
+        # Another destination.
+        (
+            "committed",
+            lambda data: next(row for row in data["transitions"] if row["trigger"] == "start").update(
+                dest="stuck"
+            ),
+            ("transition-intent", "start"),
+            ("preflight-passed", "source-untangled"),
+        ),
+    ],
+)
+def test_a_changed_machine_diverges_where_it_was_changed(
+    name: str, edit: Any, sequence_of: tuple[str, str], guards: tuple[str, ...]
+) -> None:
+    events, spec = log_of(name), changed(edit)
+    if sequence_of[0] == "nothing":
+        replayed(events, spec)
+        return
+    with pytest.raises(ReplayDivergence) as caught:
+        replayed(events, spec)
+    assert caught.value.sequence == first(events, *sequence_of).sequence
+    assert caught.value.guards == guards
+
+
+def test_a_state_that_the_machine_does_not_have() -> None:
+    with pytest.raises(ReplayDivergence, match="no state 'elsewhere'"):
+        replayed(edited(log_of(), 1, state="elsewhere")[:1])
+
+
+def _without(*sequences: int) -> list[Decided]:
+    return [event for event in log_of() if event.sequence not in sequences]
+
+
+@pytest.mark.parametrize(
+    ("events", "sequence", "told"),
+    [
+        (_without(5), 6, "1 between them"),
+        (_without(2, 3, 4), 5, "follows on record 1: 3 between"),
+        (_without(7), 8, "1 between"),
+        ([*log_of()[:5], *log_of()[3:]], 4, "second time"),
+        ([log_of()[1], log_of()[0]], 1, "second time, or too late"),
+        (edited(log_of(), 4, state="stuck"), 4, "lead to 'planned'"),
+        (edited(log_of(), 7, dest="stuck"), 7, "not begun"),
+        (edited(log_of(), 7, name="stop-domain"), 7, "not begun"),
+        (edited(log_of(), 7, error="it failed"), 8, "lead to 'planned'"),
+        (edited(log_of(), 3, observation=None), 3, "without the observation"),
+    ],
+    ids=str,
+)
+def test_a_log_that_is_not_whole(events: list[Decided], sequence: int, told: str) -> None:
+    replay = Replay(SPEC)
+    seen: list[FsmError] = []
+    for event in events:
+        try:
+            replay.take(event)
+        except FsmError as error:
+            seen.append(error)
+            assert event.sequence == sequence or len(seen) > 1
+    assert isinstance(seen[0], JournalCorrupt)
+    assert told in str(seen[0])
+    assert f"record {sequence} of migration committed" in str(seen[0])
+
+
+def test_what_an_engine_had_not_logged_when_it_died_is_no_damage() -> None:
+    events = log_of("taken-over")
+    taken = next(event for event in events if event.lease == 2)
+    replay = replayed([event for event in events if event.sequence != taken.sequence - 1])
+    assert replay.missing == 1
+
+
+def test_a_log_may_begin_in_the_middle() -> None:
+    assert replayed(log_of()[9:]).missing == 9
