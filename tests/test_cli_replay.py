@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_a_migration_of_the_journal(cli: Cli) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert "fire 'switch-over' to 'committing-dest', on owned-by-destination" in result.stdout
     assert "in the end in state committed" in result.stdout
-    assert "1 migrations, 27 records, 8 decisions" in result.stdout
+    assert re.search("1 migrations, [0-9]+ records, 8 decisions: .* decides as recorded", result.stdout)
     until = cli("replay", migration, "--until", "12").stdout
     assert "switch-over" not in until
     assert "in the end in state snapshotted" in until
@@ -59,13 +60,18 @@ def test_a_migration_of_the_journal(cli: Cli) -> None:
 
 def test_the_whole_journal_in_all_ways_of_naming_it(cli: Cli) -> None:
     cli.world.fail("migrate", host=SOURCE)
-    migrated(cli)
-    migrated(cli)
+    first, second = migrated(cli, "--bandwidth", "1"), migrated(cli)
     for words in ((), ("journal",), (str(cli.journal),)):
         result = cli("replay", "--json", *words)
         (summary,) = lines_of(result)
         assert (result.exit_code, summary["migrations"], summary["divergences"]) == (0, 2, 0)
-        assert summary["records"] == 54
+        assert (
+            summary["records"]
+            == len(lines_of(cli("show", "--json", first)))
+            - 1
+            + len(lines_of(cli("show", "--json", second)))
+            - 1
+        )
 
 
 def test_what_the_command_logs_can_be_replayed(cli: Cli, tmp_path: Path) -> None:
@@ -270,7 +276,13 @@ def test_the_page_shows_where_the_machine_decides_otherwise(
     page = tmp_path / "replay.html"
     words = ("replay", str(golden("committed")), "--html", str(page), "--against", str(changed_machine))
     assert cli(*words).exit_code == 1
-    dom = in_browser(page, tmp_path / "profile", "#16")
+    lines = [json.loads(line) for line in golden("committed").read_bytes().splitlines()]
+    (number,) = [
+        line["sequence"]
+        for line in lines
+        if (line["event"], line.get("name")) == ("transition-intent", "switch-over")
+    ]
+    dom = in_browser(page, tmp_path / "profile", f"#{number}")
     assert 'class="decision diverges"' in dom
     assert 'class="verdict bad"' in dom
 

@@ -47,7 +47,7 @@ async def test_every_event_follows_the_schema_and_agrees_with_its_record(failing
     begun: dict[tuple[str, str], int] = {}
     for line, record in zip(logs, records, strict=True):
         VALIDATOR.validate(line)
-        event = events.decode(json.dumps(line).encode())
+        event = msgspec.json.decode(json.dumps(line), type=events.Event)
         assert event.observation == record.observation
         assert (event.sequence, event.at, event.name) == (record.sequence, record.at, record.name)
         assert (event.migration, event.correlation, event.domain) == (result.migration, "req-7", "web")

@@ -77,13 +77,18 @@ EDITS: list[tuple[str, Callable[[dict[str, Any]], object], list[str]]] = [
     ),
     (
         "actions",
-        lambda data: _row(data, "start")["actions"].reverse(),
+        lambda data: _row(data, "finish-commit")["actions"].remove("undefine-source"),
+        ["~ transition finish-commit: committing-dest -> committed", "-    action undefine-source"],
+    ),
+    (
+        "order of actions",
+        lambda data: _row(data, "transfer").update(
+            actions=["forget-source-snapshots", "create-destination-overlays"]
+        ),
         [
-            "~ transition start: planned -> snapshotted",
-            "+    action create-copies",
-            "+    action save-bases",
-            "-    action save-bases",
-            "-    action create-copies",
+            "~ transition transfer: snapshotted -> transferring",
+            "+    action forget-source-snapshots",
+            "-    action forget-source-snapshots",
         ],
     ),
     (

@@ -98,9 +98,7 @@ def _dot_arrow(number: int, arrow: Arrow) -> str:
 
 
 def _dot_head(picture: Picture) -> str:
-    lines = (
-        f'<b>{escape(sign)}</b>: {escape(meaning)}<br align="left"/>' for sign, meaning in picture.legend
-    )
+    lines = (f"<b>{escape(sign)}</b>: {escape(meaning)}" for sign, meaning in picture.legend)
     title = f'<font point-size="17"><b>{escape(picture.title)}</b></font><br align="left"/>'
     return f"{title}{_small(lines)}"
 
