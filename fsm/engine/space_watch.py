@@ -22,6 +22,7 @@ from fsm.engine.plan import Side
 from fsm.engine.space import Demand, Shortage
 from fsm.errors import FsmError, HostError
 from fsm.hypervisor.port import Host, Watch
+from fsm.hypervisor.uris import safe_text
 from fsm.hypervisor.values import FileFacts, Space
 from fsm.machine.observation import Disk, Merge
 
@@ -83,7 +84,7 @@ class SpaceWatch:
             try:
                 self.shortage = await self._look(source)
             except HostError as error:  # it can't be asked now
-                log.debug("space-unknown", migration=self.context.migration, error=str(error))
+                log.debug("space-unknown", migration=self.context.migration, error=safe_text(str(error)))
             if self.shortage is not None:
                 return
             await self._until_due(thresholds)

@@ -33,6 +33,8 @@ PUBLIC_DATA = {
     "preflight": "preflight's verdict",
     "findings": "what preflight found against the migration",
     "accepted": "findings that the user takes on himself",
+    "notes": "what preflight tells that stands against nothing",
+    "warning": "what may go wrong, and what to do",
     "pools": "how directories were covered by storage pools before",
     "created": "files made at the destination",
     "copies_verified": "all copies are made and compared",
