@@ -48,6 +48,13 @@ async def _log_one(directory: Path, failing: str | None) -> list[bytes]:
     return lines
 
 
+def _transitions_alone(lines: list[bytes]) -> list[bytes]:
+    """The same migration as if it had no actions and activities: two records for each transition."""
+    events = [json.loads(line) for line in lines]
+    kept = [event for event in events if event["event"].startswith("transition-")]
+    return [json.dumps({**event, "sequence": n}).encode() + b"\n" for n, event in enumerate(kept, start=1)]
+
+
 def _write(path: Path, templates: list[list[bytes]], migrations: int) -> None:
     """A log of so many migrations, of which always some are under way at once."""
     with path.open("wb") as file:
@@ -86,7 +93,7 @@ def _replay(path: Path) -> dict[str, Any]:
 @click.command()
 @click.option("--migrations", type=click.IntRange(1), default=100_000, show_default=True)
 def main(migrations: int) -> None:
-    """Write a log of simulated migrations, then a tenth of it, and replay both, the short one first."""
+    """Write a log of simulated migrations, and replay a tenth of it, all of it, and its transitions alone."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         templates = []
@@ -94,10 +101,15 @@ def main(migrations: int) -> None:
             place = directory / str(number)
             place.mkdir()
             templates.append(asyncio.run(_log_one(place, failing)))
-        for count in (max(migrations // 10, 1), migrations):
-            log = directory / "log.jsonl"
-            _write(log, templates, count)
-            click.echo(json.dumps({"migrations": count, **_replay(log)}))
+        log = directory / "log.jsonl"
+        alone = [_transitions_alone(lines) for lines in templates]
+        for what, kept, count in (
+            ("whole log, a tenth", templates, max(migrations // 10, 1)),
+            ("whole log", templates, migrations),
+            ("transitions alone", alone, migrations),
+        ):
+            _write(log, kept, count)
+            click.echo(json.dumps({"what": what, "migrations": count, **_replay(log)}))
 
 
 if __name__ == "__main__":

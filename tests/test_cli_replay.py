@@ -53,6 +53,8 @@ def test_a_migration_of_the_journal(cli: Cli) -> None:
     assert "fire 'switch-over' to 'committing-dest', on owned-by-destination" in result.stdout
     assert "in the end in state committed" in result.stdout
     assert re.search("1 migrations, [0-9]+ records, 8 decisions: .* decides as recorded", result.stdout)
+    (summary,) = lines_of(cli("replay", migration, "--json"))
+    assert (summary["decisions"], summary["kinds"]) == (8, [])
     until = cli("replay", migration, "--until", "12").stdout
     assert "switch-over" not in until
     assert "in the end in state snapshotted" in until

@@ -71,7 +71,7 @@ def replay(
     events = _wanted(source.events, migration, until)
     if html is not None:
         _write_page(html, spec, tally, events)
-    elif speed is not None or migration is not None or _is_one(what, source):
+    elif not as_json and (speed is not None or migration is not None or _is_one(what, source)):
         _show(tally, events, speed)
     else:
         for event in events:

@@ -290,7 +290,7 @@ class Driver:
         await self._write(Record(step, Phase.OUTCOME, name, self.history.state, error=failure, data=data))
 
     async def _note(self, name: str, data: Data) -> None:
-        await self._write(Record(Step.ACTION, Phase.OUTCOME, name, self.history.state, data=data))
+        await self._write(Record(Step.ACTION, Phase.OUTCOME, name, self.history.state, data=told(data)))
 
     async def _claim(self, domain_uuid: str) -> None:
         await asyncio.to_thread(self.journal.claim, self.migration, domain_uuid)

@@ -7,7 +7,7 @@ from it. Within one ``VERSION`` keys may be added, and none is removed or change
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -120,25 +120,47 @@ def of_record(migration: str, record: Record) -> Event:
     )
 
 
-_COLUMNS = ("migration", "sequence", "at", "name", "state", "dest", "error", "spec_digest")
+class _Row(msgspec.Struct, array_like=True, gc=False):
+    """What a row of the journal's table must hold, in the order of ``COLUMNS``."""
+
+    migration: str
+    sequence: int
+    at: datetime
+    step: str
+    phase: str
+    name: str
+    state: str
+    spec_digest: str
+    dest: str
+    observation: str | None
+    error: str
 
 
-def of_row(values: dict[str, Any]) -> Decided:
-    """The same straight from a row of the journal's table. Raises ``JournalCorrupt``."""
-    migration, seen = values["migration"], values["observation"]
+COLUMNS = _Row.__struct_fields__
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+
+
+def of_row(values: tuple[Any, ...]) -> Decided:
+    """The same straight from a row of the journal's table, its ``COLUMNS``. Raises ``JournalCorrupt``."""
     try:
-        return msgspec.convert(
-            {
-                **{name: values[name] for name in _COLUMNS},
-                "event": f"{values['step']}-{values['phase']}",
-                "schema": VERSION,
-                "observation": None if seen is None else _decode_observation(seen),
-            },
-            Decided,
+        row = msgspec.convert(values, _Row)
+        seen = row.observation
+        return Decided(
+            _KINDS[f"{row.step}-{row.phase}"],
+            VERSION,
+            row.migration,
+            row.sequence,
+            row.at,
+            row.name,
+            row.state,
+            row.spec_digest,
+            row.dest,
+            None if seen is None else _decode_observation(seen),
+            row.error,
         )
-    except (msgspec.MsgspecError, TypeError) as error:
-        sequence = values["sequence"]
-        raise JournalCorrupt(f"record {sequence} of migration {migration} can't be read: {error}") from error
+    except (msgspec.MsgspecError, KeyError, RecursionError) as error:
+        message = f"record {values[1]} of migration {values[0]} can't be read: {error}"
+        raise JournalCorrupt(message) from error
 
 
 def json_schema() -> dict[str, Any]:

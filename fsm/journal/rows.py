@@ -9,8 +9,7 @@ from typing import Any
 from sqlalchemy import Row, Table
 
 from fsm.errors import JournalCorrupt
-from fsm.journal import events, tables
-from fsm.journal.events import Decided
+from fsm.journal import tables
 from fsm.journal.records import Data, Header, Phase, Record, Step, converter
 from fsm.machine.observation import Observation
 
@@ -62,10 +61,6 @@ def _check_types(values: dict[str, Any], table: Table) -> None:
             continue
         if not isinstance(values[name], column.type.python_type):
             raise TypeError(f"{name} is {values[name]!r}")
-
-
-def event(row: Row[Any]) -> Decided:
-    return events.of_row(dict(row._mapping))
 
 
 def record_values(record: Record) -> dict[str, Any]:

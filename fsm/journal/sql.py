@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Engine, delete, func, insert, select, tu
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from fsm.errors import BadInput, JournalCorrupt
-from fsm.journal import leases, rows, sqlite, tables
+from fsm.journal import events, leases, rows, sqlite, tables
 from fsm.journal.events import Decided
 from fsm.journal.port import DomainBusy, JournalUnavailable
 from fsm.journal.records import Asked, Data, Header, Lease, Record
@@ -97,7 +97,7 @@ class SqlJournal:
         """See ``Journal.events``. Page by page, each in a short transaction of its own that only reads."""
         table = tables.records
         key = tuple_(table.c.migration, table.c.sequence)
-        query = select(*(column for column in table.c if column is not table.c.data)).order_by(*key.clauses)
+        query = select(*(table.c[name] for name in events.COLUMNS)).order_by(*key.clauses)
         if migration is not None:
             self.header(migration)
             query = query.where(table.c.migration == migration)
@@ -107,10 +107,10 @@ class SqlJournal:
             with self._transaction(read_only=True) as connection:
                 page = connection.execute(behind.limit(PAGE)).all()
             for row in page:
-                yield rows.event(row)
+                yield events.of_row(tuple(row))
             if len(page) < PAGE:
                 return
-            last = (page[-1].migration, page[-1].sequence)
+            last = (page[-1][0], page[-1][1])
 
     def beat(self, holder: str, expires: datetime) -> None:
         """See ``Journal.beat``."""

@@ -138,7 +138,8 @@ def source_foreign(source: Host, _destination: Host) -> bool:
 def source_off_overlay(source: Host, _destination: Host) -> bool:
     """The source is known, and no disk there is on our overlay or on a layer that may hide it."""
     known = source.reachable or source.fenced
-    return known and traits.layers(source) <= {Layer.BASE}
+    off = not any(traits.some_disk_on(source, layer) for layer in (Layer.OVERLAY, Layer.FOREIGN))
+    return known and off
 
 
 @_of_hosts

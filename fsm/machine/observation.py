@@ -6,7 +6,6 @@ An observation is a plain value. It is recorded with every decision, so that the
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import cached_property
 
 from attrs import field, frozen
 
@@ -82,11 +81,6 @@ class Domain:
     def active(self) -> bool:
         """Whether a QEMU process of this domain exists on the host."""
         return self.state is not DomainState.SHUT_OFF
-
-    @cached_property
-    def layers(self) -> frozenset[Layer]:
-        """The active layers of all its disks."""
-        return frozenset([disk.layer for disk in self.disks])
 
 
 @frozen

@@ -26,27 +26,32 @@ def incoming(domain: Domain) -> bool:
     return waits or domain.job is Job.MIGRATION_IN
 
 
-def layers(host: Host) -> frozenset[Layer]:
-    """On what the host's migrated disks are."""
-    return host.domain.layers if host.domain else frozenset()
+def some_disk_on(host: Host, layer: Layer) -> bool:
+    """Some migrated disk of the host is on that layer."""
+    # A loop: replay asks this a million times, and building a generator or a set costs more than it.
+    if host.domain is not None:
+        for disk in host.domain.disks:
+            if disk.layer is layer:
+                return True
+    return False
 
 
 def foreign(host: Host) -> bool:
     """The domain has a layer that is not ours, or has become another's."""
     domain = host.domain
-    return domain is not None and (Layer.FOREIGN in layers(host) or domain.marked_by_another)
+    return domain is not None and (domain.marked_by_another or some_disk_on(host, Layer.FOREIGN))
 
 
 def on_overlay(host: Host) -> bool:
     """Something is left to commit, and nothing foreign is in the way."""
-    return Layer.OVERLAY in layers(host) and not foreign(host)
+    return some_disk_on(host, Layer.OVERLAY) and not foreign(host)
 
 
 def on_base(host: Host) -> bool:
     """Nothing is left to commit."""
-    disks = host.domain.disks if host.domain else ()
-    only_base = layers(host) == {Layer.BASE} and all(disk.block_job is None for disk in disks)
-    return only_base and not foreign(host)
+    if not some_disk_on(host, Layer.BASE) or some_disk_on(host, Layer.OVERLAY) or foreign(host):
+        return False
+    return host.domain is not None and all(disk.block_job is None for disk in host.domain.disks)
 
 
 def owned_by_source(source: Host, destination: Host) -> bool:
