@@ -3,6 +3,8 @@
 The public names; everything else may change without notice.
 """
 
+from fsm.engine.adoption import AdoptionRefused
+from fsm.engine.cases import Case, Examined
 from fsm.engine.context import Progress
 from fsm.engine.engine import Engine, Handle
 from fsm.engine.plan import Request, Side, Verify
@@ -26,8 +28,11 @@ from fsm.machine.operations import Operation
 
 __all__ = [
     "ActionFailed",
+    "AdoptionRefused",
     "BadInput",
+    "Case",
     "Engine",
+    "Examined",
     "FsmError",
     "Handle",
     "HostError",

@@ -81,6 +81,11 @@ class Simulation:
         return ["planned", *(record.dest for record in done)]
 
 
+def fresh_journal() -> SqlJournal:
+    """A journal that nobody has written to."""
+    return open_journal(Path(tempfile.mkdtemp(dir=_JOURNALS.name)) / "journal.db")
+
+
 async def simulate(disks: Iterable[str] = ("vda", "vdb"), destination: str = DESTINATION) -> Simulation:
     """A fresh world."""
     world = SimulatedWorld()
@@ -98,8 +103,7 @@ async def simulate(disks: Iterable[str] = ("vda", "vdb"), destination: str = DES
     )
     await source.close()
     world.calls.clear()
-    directory = tempfile.mkdtemp(dir=_JOURNALS.name)
-    journal = open_journal(Path(directory) / "journal.db")
+    journal = fresh_journal()
     return Simulation(world, uuid, before, journal, Engine(journal, world, clock=world.clock))
 
 

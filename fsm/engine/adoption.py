@@ -123,6 +123,7 @@ class Adoption:
             marker.source_host,
             marker.destination_host,
             owners=(marker.owner, secrets.token_hex(8)),
+            merge=marker.merge,
         )
         facts = await self._still(plan)
         home = self._home(facts)

@@ -74,6 +74,7 @@ def _marker(context: Context) -> Marker:
         source_host=plan.source_host,
         destination_host=plan.destination_host,
         journal=context.journal,
+        merge=plan.merge,
         overlays=plan.overlays,
         bases=bases if copied else (),
         snapshots=history.bases.packed if copied else "",

@@ -19,6 +19,7 @@ from lxml import etree
 from fsm.errors import BadInput
 from fsm.hypervisor import domain_xml
 from fsm.hypervisor.values import Base, Marker, Overlay, SnapshotMetadata
+from fsm.machine.observation import Merge
 
 NAMESPACE = "urn:migration-fsm:marker"
 KEY = "fsm"
@@ -97,7 +98,7 @@ def _find(root: etree._Element) -> etree._Element | None:
 
 def _element(marker: Marker, *, alone: bool) -> etree._Element:
     root = etree.Element(_TAG, nsmap={KEY: NAMESPACE})
-    _set(root, format=_FORMAT, id=marker.migration, owner=marker.owner)
+    _set(root, format=_FORMAT, id=marker.migration, owner=marker.owner, merge=marker.merge.value)
     if alone:
         _set(root, alone="yes")
     if marker.started_paused:
@@ -139,6 +140,7 @@ def _read(root: etree._Element) -> Marker:
         source_host=_get(source, "host"),
         destination_host=_get(destination, "host"),
         journal=_get(_one(root, "journal"), "location"),
+        merge=Merge(_get(root, "merge")),
         overlays=tuple(
             Overlay(*(_get(disk, name) for name in ("target", "overlay", "base", "format")))
             for disk in root.iterfind(f"{{{NAMESPACE}}}disk")

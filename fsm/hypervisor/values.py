@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from attrs import evolve, field, frozen
 
-from fsm.machine.observation import BlockJob, DomainState, Job
+from fsm.machine.observation import BlockJob, DomainState, Job, Merge
 
 
 @frozen
@@ -128,6 +128,7 @@ class Marker:
     source_host: str = ""
     destination_host: str = ""
     journal: str = ""
+    merge: Merge = Merge.COMMIT
     overlays: tuple[Overlay, ...] = ()
     bases: tuple[Base, ...] = ()
     snapshots: str = field(default="", repr=False)

@@ -13,6 +13,7 @@ from fsm.errors import NotFound
 from fsm.hypervisor import markers
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Base, Marker, Overlay, SnapshotMetadata
+from fsm.machine.observation import Merge
 from tests.contract.contract_rig import MIB, Rig, committed, facts_of, prepare
 
 NOBODY = "8a3e1d64-02c4-4f37-9a2e-1b5d7c9e0f11"
@@ -28,6 +29,7 @@ FULL = Marker(
     source_host="8a3e1d64-02c4-4f37-9a2e-1b5d7c9e0f12",
     destination_host="8a3e1d64-02c4-4f37-9a2e-1b5d7c9e0f13",
     journal="ops:/var/lib/fsm/journal.db",
+    merge=Merge.MIRROR,
     overlays=(
         Overlay("vda", '/images/it\'s "a".qcow2.fsm-0123456789ab', '/images/it\'s "a".qcow2', "qcow2"),
         Overlay("vdb", "/images/  b\t.raw.fsm-0123456789ab", "/images/  b\t.raw", "raw"),
