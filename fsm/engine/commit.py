@@ -86,7 +86,7 @@ async def _demand_space(context: Context, host: Host, activity: str) -> None:
     for directory, overlays in paths.items():
         seen = await host.storage.space(directory, overlays)
         held_bytes = sum(file.allocated_bytes for file in seen.files)
-        if seen.free_bytes < held_bytes:
+        if seen.free_bytes < held_bytes + FULL_BYTES:
             raise ActionFailed(
                 activity,
                 f"{host.uri}: {directory} has {seen.free_bytes // MIB} MiB free, its overlays hold "

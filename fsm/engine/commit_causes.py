@@ -9,7 +9,8 @@ from fsm.errors import ActionFailed, FsmError, HostError, HostUnreachable, Outco
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Overlay
 
-# Below this a file system counts as full: QEMU gets no new cluster, libvirt no new file.
+# Below this a file system counts as full: QEMU gets no new cluster, libvirt no new file. ext4 tells as free
+# what it gives to nobody, up to so much.
 FULL_BYTES = 16 * MIB
 # libc's words, which QEMU and libvirt pass on.
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded")
