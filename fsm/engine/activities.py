@@ -26,6 +26,12 @@ Activity = Callable[[Context], Awaitable[None]]
 
 # The net below libvirt's events: how long a lost event can go unnoticed.
 POLL_S = 1.0
+# A link that lost packets for 5 s moves again after 6.2 s: TCP waits 0.2 s, then twice as long each time.
+# With tcp_retries2 = 5 it gives a connection up after 12.6 s; then QEMU may begin to wait for the other host
+# in its main loop, and the guest with it, until TCP learns that the other end is gone: for ever.
+SILENCE_S = 9.0
+# An abort leads QEMU to the same place at once.
+SILENCE_BEFORE_ABORT_S = 2.5
 
 
 async def copy_bases(context: Context) -> None:
@@ -124,12 +130,12 @@ async def _migration_request(context: Context, source: Host) -> MigrationRequest
 
 
 async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] | None) -> None:
-    """Until the job ends: tell its progress, end it when it is called off or stalls.
+    """Until the job ends: tell its progress, cut it off a silent link, end it when it is called off or stalls.
 
     ``call`` is our own call of the migration, None for one that another engine began.
     """
     last: JobProgress | None = None
-    gave_up_at_s = 0.0
+    gave_up_at_s = cut_at_s = 0.0
     while call is None or not call.done():  # bounded: a stalled job is aborted, then given up
         await _next_event(context, call)
         progress = await _progress(context, source, last)
@@ -139,9 +145,13 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
             last = progress
             context.progress("memory", progress.memory_done_bytes, progress.memory_total_bytes)
             context.progress("overlay", progress.disk_done_bytes, progress.disk_total_bytes)
+        now_s = context.clock.monotonic_s()
+        patience_s = SILENCE_BEFORE_ABORT_S if context.called_off else SILENCE_S
+        if now_s - max(cut_at_s, context.progress_at_s) > patience_s:
+            cut_at_s = now_s
+            await _cut(context, source)
         if not context.called_off and not context.stalled():
             continue
-        now_s = context.clock.monotonic_s()
         gave_up_at_s = gave_up_at_s or now_s
         if now_s - gave_up_at_s > context.step_timeout_s:
             raise OutcomeUnknown(
@@ -177,6 +187,14 @@ async def _progress(context: Context, source: Host, last: JobProgress | None) ->
     except NotFound:
         # Handed over and undefined; the call itself returns a moment later.
         return None
+
+
+async def _cut(context: Context, source: Host) -> None:
+    try:
+        await source.cut_migration(context.planned.domain_uuid)
+    except HostError as error:
+        # A hypervisor that has no way to do it, or waits for the other host already.
+        context.outcome["cut"] = str(error)
 
 
 async def _abort_job(context: Context, source: Host) -> None:

@@ -35,6 +35,7 @@ CHANGES = frozenset(
         "create_overlay",
         "create_overlays",
         "create_sparse",
+        "cut_migration",
         "define_snapshots",
         "destroy",
         "forget_snapshots",
@@ -201,6 +202,13 @@ class Host(Protocol):
 
     async def abort_job(self, uuid: str) -> None:
         """Abort the migration job, if there is one."""
+
+    async def cut_migration(self, uuid: str) -> None:
+        """Cut the connections of a migration out of here, so that what waits for answers over them fails now.
+
+        For a link that has fallen silent. ``abort_job`` waits for the other host, and QEMU, and with it the
+        guest, for as long. Nothing happens where there is no migration.
+        """
 
     async def start_commit(self, uuid: str, overlay: Overlay, bandwidth_mib_per_s: int = 0) -> None:
         """Begin an active block commit of ``overlay`` into its base; one that runs already is left alone."""

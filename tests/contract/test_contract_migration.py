@@ -121,6 +121,21 @@ async def test_a_running_migration_shows_on_both_sides_and_can_be_aborted(rig: R
     assert rig.holds(rig.destination, prepared.uuid, "vda", 0, 8 * MIB, 0x22)
 
 
+async def test_a_migration_whose_connections_are_cut_fails_at_once(rig: Rig) -> None:
+    prepared, task = await slow(rig)
+    progress = await until(
+        lambda: prepared.source.migration_progress(prepared.uuid),
+        lambda found: found is None or found.disk_done_bytes > 0,
+    )
+    assert progress is not None, "it has ended already"
+    await prepared.source.cut_migration(prepared.uuid)
+    with pytest.raises(HostError):
+        await task
+    await assert_back(prepared)
+    await prepared.source.cut_migration(prepared.uuid)  # there is nothing to cut any more
+    await prepared.source.cut_migration(NOBODY)
+
+
 async def test_a_migration_goes_on_when_nobody_waits_for_it_any_more(rig: Rig) -> None:
     prepared, task = await slow(rig, 8)
     task.cancel()

@@ -122,6 +122,10 @@ class LibvirtHost:
         """Abort the migration job, if there is one."""
         await self._link.change("abort_job", lambda call: migration.abort(call, uuid))
 
+    async def cut_migration(self, uuid: str) -> None:
+        """Cut the connections of a migration out of here, so that what waits for answers over them fails."""
+        await self._link.change("cut_migration", lambda call: monitor.cut_migration(call, uuid))
+
     async def start_commit(self, uuid: str, overlay: Overlay, bandwidth_mib_per_s: int = 0) -> None:
         """Begin an active block commit of ``overlay`` into its base; one that runs already is left alone."""
         await self._link.change(

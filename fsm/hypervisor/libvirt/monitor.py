@@ -1,6 +1,6 @@
-"""What QEMU itself says, past libvirt: asked only where libvirt may have lost track of it.
+"""What is asked of QEMU itself, past libvirt: only where libvirt may have lost track, or has no call for it.
 
-libvirt marks a domain as tainted ("custom-monitor") that was asked so; nothing else changes.
+libvirt marks a domain as tainted ("custom-monitor") whose monitor was used so; nothing else changes.
 """
 
 from __future__ import annotations
@@ -14,23 +14,44 @@ import libvirt_qemu
 
 from fsm.hypervisor.libvirt.session import Call
 
-_QUERY = json.dumps({"execute": "query-block"})
+_ENDED = frozenset((libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID))
+# libvirt's names for the other host's disks while it mirrors to them.
+_MIRROR_TARGET = "migration-"
 
 
 def uses(call: Call, uuid: str, path: str) -> bool:
     """Whether QEMU has the file in the chain of a disk; False without a QEMU process."""
+    devices = _ask(call, uuid, "query-block")
+    return path in {name for device in devices or () for name in _chain(device)}
+
+
+def cut_migration(call: Call, uuid: str) -> None:
+    """Cut the connections of memory and of the mirrored disks with QEMU's "yank" (QEMU 6.0 and later)."""
+    instances = _ask(call, uuid, "query-yank") or ()
+    ours = [
+        instance
+        for instance in instances
+        if instance["type"] == "migration" or instance.get("node-name", "").startswith(_MIRROR_TARGET)
+    ]
+    if ours:
+        _ask(call, uuid, "yank", instances=ours)
+
+
+def _ask(call: Call, uuid: str, command: str, **arguments: Any) -> Any:
+    """What QEMU returns; None without a QEMU process."""
     try:
         domain = call.domain(uuid)
         if not domain.isActive():
-            return False
-        reply = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _QUERY, 0))
+            return None
+        words = json.dumps({"execute": command, "arguments": arguments})
+        reply = json.loads(libvirt_qemu.qemuMonitorCommand(domain, words, 0))
     except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-            return False
+        if error.get_error_code() in _ENDED:
+            return None
         raise
     if "return" not in reply:
-        raise call.error(f"QEMU does not tell its disks: {reply.get('error', {}).get('desc', reply)}")
-    return path in {name for device in reply["return"] for name in _chain(device)}
+        raise call.error(f"QEMU refused {command}: {reply.get('error', {}).get('desc', reply)}")
+    return reply["return"]
 
 
 def _chain(device: dict[str, Any]) -> Iterator[str]:

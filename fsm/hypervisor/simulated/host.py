@@ -161,6 +161,10 @@ class SimulatedHost:
         """See the port."""
         await self._call("abort_job", (uuid,), lambda state, host: migration.abort(state, host, uuid))
 
+    async def cut_migration(self, uuid: str) -> None:
+        """See the port."""
+        await self._call("cut_migration", (uuid,), lambda state, host: migration.cut(state, host, uuid))
+
     async def start_commit(self, uuid: str, overlay: Overlay, bandwidth_mib_per_s: int = 0) -> None:
         """See the port."""
         await self._call(

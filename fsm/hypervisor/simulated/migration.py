@@ -279,6 +279,15 @@ def abort(state: WorldState, host: HostState, uuid: str) -> None:
     fail(state, uuid, "operation aborted: migration out job: canceled by client")
 
 
+def cut(state: WorldState, host: HostState, uuid: str) -> None:
+    """Cut its connections, which are gone once the other side has everything."""
+    record = host.domains.get(uuid)
+    instance = record.instance if record else None
+    job = instance.migration if instance else None
+    if job is not None and job.phase is not Phase.CONFIRM:
+        fail(state, uuid, "Unable to write to socket: Bad file descriptor")
+
+
 def progress(host: HostState, uuid: str) -> JobProgress | None:
     """How far the migration has come; only the source has figures."""
     record = host.domains.get(uuid)
