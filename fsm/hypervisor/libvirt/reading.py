@@ -89,7 +89,8 @@ def running_job(call: Call, domain: Any) -> Job:
             f"the QEMU of domain {domain.name()!r} has not answered libvirt for {since_ms / 1000:.0f} s",
             host=call.host,
             call=call.name,
-            remedy="see whether its storage, or the network that it migrates over, hangs",
+            remedy="see whether its storage, or the network that it migrates over, hangs; where it waits for "
+            "a migration's other host: ss -K dst that host's address, on this host",
         )
     try:
         stats = domain.jobStats()
