@@ -130,7 +130,7 @@ async def _migration_request(context: Context, source: Host) -> MigrationRequest
 
 
 async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] | None) -> None:
-    """Until the job ends: tell its progress, cut it off a silent link, end it when it is called off or stalls.
+    """Until the job ends: tell its progress, cut a silent link, end it when it is called off or stalls.
 
     ``call`` is our own call of the migration, None for one that another engine began.
     """
