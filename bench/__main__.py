@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from bench import report, session
+from bench.recovery import recovery
 from bench.results import save
 from fsm.errors import FsmError
 
@@ -18,7 +19,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WIDTH = 130
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Better five or more.")
 @click.option("--size-mib", type=click.IntRange(8), default=512, show_default=True, help="The guest's disk.")
 @click.option("--data-mib", type=click.IntRange(0), default=256, show_default=True, help="Data on it.")
@@ -30,8 +31,13 @@ WIDTH = 130
     show_default=True,
     help="Every raw value.",
 )
-def main(rounds: int, size_mib: int, data_mib: int, only: tuple[str, ...], output: Path) -> None:
+@click.pass_context
+def main(
+    context: click.Context, rounds: int, size_mib: int, data_mib: int, only: tuple[str, ...], output: Path
+) -> None:
     """Measure this project against what people use today, on two real hosts."""
+    if context.invoked_subcommand:
+        return
     if not output.absolute().parent.is_dir():
         raise click.BadParameter(f"{output.parent} is no directory", param_hint="--output")
     for number in _ENDING:
@@ -48,6 +54,9 @@ def main(rounds: int, size_mib: int, data_mib: int, only: tuple[str, ...], outpu
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     report.show(results, session.REFERENCES, console)
     click.echo(f"every raw value: {output}")
+
+
+main.add_command(recovery)
 
 
 def _end(number: int, _: FrameType | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,16 @@ from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fsm.errors import BadInput
-from fsm.journal.port import DomainBusy, Journal, JournalUnavailable
+from fsm.errors import BadInput, JournalCorrupt
+from fsm.journal.port import (
+    DomainBusy,
+    Entry,
+    Journal,
+    JournalUnavailable,
+    Leased,
+    LeaseLost,
+    Taken,
+)
 from fsm.journal.records import Phase, Record, Step
 from fsm.journal.sql import SqlJournal, open_journal
 from fsm.machine.observation import Observation
@@ -215,3 +223,60 @@ def test_any_record_comes_back_as_it_went(begun: SqlJournal, record: Record) -> 
 def test_absent_and_unknown_hosts_are_told_apart_after_reading(begun: Journal) -> None:
     begun.append("m1", evolve(INTENT, observation=Observation(ABSENT, GONE)))
     assert begun.records("m1")[0].observation == Observation(ABSENT, GONE)
+
+
+# -- many at once -------------------------------------------------------------------------------------------
+
+
+def test_many_records_are_written_in_order_and_one_refusal_stops_no_other(begun: Journal) -> None:
+    begun.create(header("m2"))
+    lost = begun.acquire("m2", "before", lambda _holder: True)
+    lease = begun.acquire("m2", "now", lambda _holder: True)
+    entries = [
+        Entry("m1", INTENT),
+        Entry("nobody", INTENT),
+        Entry("m2", INTENT, lease=lost),
+        Entry("m2", INTENT, lease=lease),
+        Entry("m1", OUTCOME),
+    ]
+    results = begun.append_all(entries)
+    assert [type(one) for one in results] == [Record, BadInput, LeaseLost, Record, Record]
+    assert begun.records("m1") == [results[0], results[4]]
+    assert begun.records("m2") == [results[3]]
+    assert begun.header("m1").state == "snapshotted"
+
+
+def _alive(journal: Journal, holder: str) -> None:
+    journal.beat(holder, datetime.now(UTC) + timedelta(hours=1))
+
+
+def test_everything_that_nobody_drives_is_taken_over_at_once(begun: Journal) -> None:
+    for number, name in enumerate(("ended", "theirs", "dead", "mine", "free"), start=1):
+        begun.create(header(name, number))
+    begun.append("ended", evolve(OUTCOME, dest="refused"), final=True)
+    written = begun.append("free", INTENT)
+    for name, holder in (("theirs", "living"), ("dead", "killed"), ("mine", "me")):
+        _alive(begun, holder)
+        begun.acquire(name, holder, lambda _holder: False)
+    found = begun.take_over("me", lambda holder: holder == "killed")
+    taken = {one.header.migration: one for one in found if isinstance(one, Taken)}
+    (left,) = [one for one in found if not isinstance(one, Taken)]
+    assert list(taken) == ["m1", "dead", "free"]
+    assert {one.lease.holder for one in taken.values()} == {"me"}
+    assert [taken[name].lease.token for name in taken] == [1, 2, 1]
+    assert taken["free"].records == [written]
+    assert taken["free"].header == begun.header("free")
+    assert isinstance(left, Leased)
+    assert (left.migration, left.holder) == ("theirs", "living")
+
+
+def test_a_damaged_migration_is_not_taken_over_and_keeps_no_other_from_it(path: Path, begun: Journal) -> None:
+    begun.create(header("m2"))
+    begun.append("m1", INTENT)
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE records SET data = '['")
+    corrupt, taken = sorted(begun.take_over("me", lambda _holder: True), key=lambda one: str(type(one)))
+    assert isinstance(corrupt, JournalCorrupt)
+    assert isinstance(taken, Taken)
+    assert taken.lease.migration == "m2"
+    assert begun.acquire("m1", "somebody", lambda _holder: False).token == 1, "its lease was left alone"

@@ -28,11 +28,15 @@ def run(context: click.Context, begin: Begin, *, as_json: bool) -> list[Result]:
     """Do what ``begin`` begins to the end, and show it; exit where the user had it let go."""
     terminal: Display = Terminal() if sys.stdout.isatty() else Lines()
     display = JsonLines() if as_json else terminal
-    results = asyncio.run(_to_the_end(open_engine(context), begin, display))
-    if results is None:
-        context.exit(exit_codes.ExitCode.UNEXPECTED)
+    ends = asyncio.run(_to_the_end(open_engine(context), begin, display))
+    results = [end for end in ends if isinstance(end, Result)]
     for result in results:
         display.result(result)
+    for end in ends:
+        if isinstance(end, asyncio.CancelledError):
+            context.exit(exit_codes.ExitCode.UNEXPECTED)
+        if isinstance(end, BaseException):
+            raise end
     return results
 
 
@@ -43,19 +47,19 @@ def open_engine(context: click.Context) -> Engine:
     return Engine.open(journal, spec=load(states) if states else None)
 
 
-async def _to_the_end(engine: Engine, begin: Begin, display: Display) -> list[Result] | None:
-    """The results, or None when the user had the command let go of a migration."""
+async def _to_the_end(engine: Engine, begin: Begin, display: Display) -> list[Result | BaseException]:
+    """How each ended: its result, its error, or ``CancelledError`` when the user had it let go."""
     async with engine:
         with display:
             handles = await begin(engine, display)
             _handle_signals(handles, display)
-            try:
-                return [await handle.wait() for handle in handles]
-            except asyncio.CancelledError:
-                for handle in handles:
+            # What ends one of many is no reason to let go of the others.
+            ends = await asyncio.gather(*(handle.wait() for handle in handles), return_exceptions=True)
+            for handle, end in zip(handles, ends, strict=True):
+                if isinstance(end, asyncio.CancelledError):
                     await handle.detach()
                     display.say(f"let go; `fsm resume {handle.migration}` goes on")
-                return None
+            return ends
 
 
 def _handle_signals(handles: Sequence[Handle], display: Display) -> None:

@@ -40,9 +40,10 @@ def resume(context: click.Context, migration: str | None, fenced: tuple[str, ...
         if migration is not None:
             await engine.ask(migration, "retry", [Side(side) for side in fenced])
             return [await _take_over(engine, migration, display)]
-        unfinished = await asyncio.to_thread(engine.migrations, unfinished=True)
-        taken = [_take_over_or_leave(engine, header.migration, display) for header in unfinished]
-        return [handle for handle in await asyncio.gather(*taken) if handle is not None]
+        handles, left = await engine.resume_all(on_progress=display.progress, on_record=display.record)
+        for error in left:
+            display.say(f"{error}; left alone")
+        return handles
 
     drive(context, begin, as_json=as_json)
 
@@ -85,14 +86,6 @@ def _ask(
 
 async def _take_over(engine: Engine, migration: str, display: Display) -> Handle:
     return await engine.resume(migration, on_progress=display.progress, on_record=display.record)
-
-
-async def _take_over_or_leave(engine: Engine, migration: str, display: Display) -> Handle | None:
-    try:
-        return await _take_over(engine, migration, display)
-    except Leased as error:
-        display.say(f"{error}; left to it")
-        return None
 
 
 async def _follow(engine: Engine, migration: str, display: Display) -> Handle:

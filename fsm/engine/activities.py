@@ -36,8 +36,13 @@ SILENCE_BEFORE_ABORT_S = 2.5
 
 async def copy_bases(context: Context) -> None:
     """Copy every base, one after another, each over several connections; then compare."""
-    await context.unless_called_off(_copy_bases(context))
+    await context.unless_called_off(_in_turn(context))
     context.outcome["copies_verified"] = True
+
+
+async def _in_turn(context: Context) -> None:
+    async with context.copying:
+        await _copy_bases(context)
 
 
 async def _copy_bases(context: Context) -> None:

@@ -67,14 +67,15 @@ class Context:
 
     ``outcome`` collects what goes into the step's outcome record; ``note`` writes a record at once, for what
     a later engine must know before the step ends. ``claim`` reserves the domain in the journal, which is at
-    ``journal``. ``abort`` is set when somebody asks for an abort, ``short`` when a file system would
-    get full.
+    ``journal``. ``copying`` lets only so many of an engine's migrations copy at once. ``abort`` is set when
+    somebody asks for an abort, ``short`` when a file system would get full.
     """
 
     migration: str
     journal: str
     request: Request
     hosts: Hosts
+    copying: asyncio.Semaphore
     clock: Clock
     history: History
     step_timeout_s: float

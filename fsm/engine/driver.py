@@ -19,10 +19,11 @@ from fsm.engine.history import History
 from fsm.engine.observe import observe_hosts
 from fsm.engine.plan import Request
 from fsm.engine.result import Result
+from fsm.engine.scribe import Scribe
 from fsm.engine.space_watch import SpaceWatch
 from fsm.errors import FsmError
 from fsm.hypervisor.uris import safe_text
-from fsm.journal.port import Journal, JournalUnavailable, LeaseLost
+from fsm.journal.port import Entry, Journal, JournalUnavailable, LeaseLost
 from fsm.journal.records import Asked, Data, Lease, Phase, Record, Step, converter
 from fsm.machine.decision import Decision, Verb, decide
 from fsm.machine.interpreter import Interpreter
@@ -41,9 +42,11 @@ class Driver:
 
     migration: str
     request: Request
-    spec: Spec
+    interpreter: Interpreter
     journal: Journal
+    scribe: Scribe
     hosts: Hosts
+    copying: asyncio.Semaphore
     clock: Clock
     history: History
     lease: Lease
@@ -57,13 +60,11 @@ class Driver:
     _heard: set[int] = field(factory=set)
     _context: Context = field(init=False)
     _events: EventMaker = field(init=False)
-    _interpreter: Interpreter = field(init=False)
     _began_at_s: float = field(init=False)
     _space: SpaceWatch | None = field(default=None, init=False)
     _spread: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._interpreter = Interpreter(self.spec)
         self._spread = self.clock.spread()
         self._events = EventMaker(self.migration, self.request, self.lease)
         self._began_at_s = self.clock.monotonic_s()
@@ -73,6 +74,7 @@ class Driver:
             journal=self.journal.location,
             request=self.request,
             hosts=self.hosts,
+            copying=self.copying,
             clock=self.clock,
             history=self.history,
             step_timeout_s=self._timeout_s(),
@@ -82,6 +84,11 @@ class Driver:
             on_progress=self.on_progress,
             progress_at_s=self._began_at_s,
         )
+
+    @property
+    def spec(self) -> Spec:
+        """The machine's description."""
+        return self.interpreter.spec
 
     @property
     def _state(self) -> State:
@@ -198,7 +205,7 @@ class Driver:
         self._context.short.clear()
 
     async def _take(self, decision: Decision, seen: Observation) -> None:
-        row = self._interpreter.fire(self.history.state, decision.trigger, seen)
+        row = self.interpreter.fire(self.history.state, decision.trigger, seen)
         intent = Record(Step.TRANSITION, Phase.INTENT, row.trigger, row.source, row.dest, observation=seen)
         await self._write(intent)
         outcome = evolve(intent, phase=Phase.OUTCOME, observation=None)
@@ -304,17 +311,14 @@ class Driver:
             and self.spec.is_final(record.dest)
         )
         dated = evolve(record, at=self.clock.now(), spec_digest=self.spec.digest)
-        writing = asyncio.to_thread(
-            self.journal.append, self.migration, dated, final=final, lease=self.lease, answers=answers
-        )
-        task = asyncio.ensure_future(writing)
+        writing = self.scribe.write(Entry(self.migration, dated, final, self.lease, answers))
         try:
-            written = await asyncio.shield(task)
+            written = await asyncio.shield(writing)
         except asyncio.CancelledError:
             # The lease is given up behind this: whoever gets it must find the record written, or never.
-            await asyncio.wait((task,))
-            if task.exception() is None:
-                self._log(task.result())
+            await asyncio.wait((writing,))
+            if writing.exception() is None:
+                self._log(writing.result())
             raise
         self.history = self.history.after(written)
         self._context.history = self.history

@@ -28,12 +28,15 @@ from fsm.engine.holder import is_dead
 from fsm.engine.leash import LeashedConnector
 from fsm.engine.plan import Request, Side
 from fsm.engine.result import Result
-from fsm.errors import BadInput
+from fsm.engine.scribe import Scribe
+from fsm.engine.sharing import SharedConnector
+from fsm.errors import BadInput, FsmError, JournalCorrupt
 from fsm.hypervisor.port import Connector
 from fsm.hypervisor.uris import safe_uri
-from fsm.journal.port import Journal, JournalUnavailable, Leased
+from fsm.journal.port import Journal, JournalUnavailable, Leased, Taken
 from fsm.journal.records import Header, Lease, Record, converter
 from fsm.journal.sql import open_journal
+from fsm.machine.interpreter import Interpreter
 from fsm.machine.loader import load_default
 from fsm.machine.spec import Spec
 from fsm.machine.validation import check
@@ -42,6 +45,9 @@ log = structlog.get_logger("fsm")
 
 # Neither libvirt nor a journal takes these; the last are bytes of a command line that are no UTF-8.
 _UNWRITABLE = re.compile("[\0\n\ud800-\udfff]")
+# How many migrations copy at the same time: each has a thread and a pair of connections per worker. More
+# would share the same links and disks.
+COPIES_AT_ONCE = 8
 
 
 @define
@@ -51,6 +57,11 @@ class Handle:
     migration: str
     _task: asyncio.Task[Result]
     _driver: Driver
+
+    @property
+    def ended(self) -> bool:
+        """Whether ``wait`` would return, or raise, at once."""
+        return self._task.done()
 
     async def wait(self) -> Result:
         """The result, when there is one. Cancelling the wait leaves the migration running.
@@ -88,10 +99,18 @@ class Engine:
     spec: Spec = field(factory=load_default, converter=_validated)
     clock: Clock = field(factory=SystemClock)
     _heart: Heart = field(init=False)
+    _interpreter: Interpreter = field(init=False)
+    _scribe: Scribe = field(init=False)
+    _hosts: Connector = field(init=False)
+    _copying: asyncio.Semaphore = field(init=False)
     _driven: dict[str, Driver] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._heart = Heart(self.journal, on_beat=self._hand_out_requests)
+        self._interpreter = Interpreter(self.spec)
+        self._scribe = Scribe(self.journal)
+        self._hosts = LeashedConnector(SharedConnector(self.connector), self._heart.check)
+        self._copying = asyncio.Semaphore(COPIES_AT_ONCE)
 
     @classmethod
     def open(cls, journal: Path, connector: Connector | None = None, *, spec: Spec | None = None) -> Engine:
@@ -161,6 +180,31 @@ class Engine:
         """
         return await self._drive(migration, on_progress, on_record)
 
+    async def resume_all(
+        self,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> tuple[list[Handle], list[FsmError]]:
+        """Go on with every unfinished migration whose engine is gone, as ``resume`` does with one.
+
+        Returns what is now driven here, and why each of the others is not: ``Leased``, or ``JournalCorrupt``.
+        """
+        await self._heart.start()
+        found = await asyncio.to_thread(self.journal.take_over, self._heart.holder, is_dead)
+        taken = [one for one in found if isinstance(one, Taken)]
+        handles = await self._begin(taken, on_progress, on_record)
+        left: list[FsmError] = [one for one in found if isinstance(one, JournalCorrupt)]
+
+        async def wait_for(migration: str) -> None:
+            try:
+                handles.append(await self._drive(migration, on_progress, on_record))
+            except (Leased, JournalCorrupt) as error:
+                left.append(error)
+
+        await asyncio.gather(*(wait_for(one.migration) for one in found if isinstance(one, Leased)))
+        return handles, left
+
     async def ask(self, migration: str, name: str, fenced: Collection[Side] = ()) -> None:
         """Leave a request, "abort" or "retry", for whoever drives the migration now or later.
 
@@ -211,8 +255,35 @@ class Engine:
         lease = await self._acquire(migration)
         # Read behind the lease: until then another engine may have been writing.
         header = await asyncio.to_thread(self.journal.header, migration)
-        history = fold(self.spec.initial, await asyncio.to_thread(self.journal.records, migration))
-        request = converter.structure(header.request, Request)
+        taken = Taken(lease, header, await asyncio.to_thread(self.journal.records, migration))
+        handles = await self._begin([taken], on_progress, on_record)
+        return handles[0]
+
+    async def _begin(
+        self,
+        taken: Sequence[Taken],
+        on_progress: Callable[[Progress], None] | None,
+        on_record: Callable[[Record], None] | None,
+    ) -> list[Handle]:
+        """Drive what was taken over."""
+        drivers = [self._driver(one, on_progress, on_record) for one in taken]
+        self._driven.update((driver.migration, driver) for driver in drivers)
+        await self._hand_out_requests()
+        handles = []
+        for driver in drivers:
+            task = asyncio.create_task(self._to_the_end(driver), name=f"migration {driver.migration}")
+            handles.append(Handle(driver.migration, task, driver))
+        # A task that is cancelled before its first step never comes to the clean-up at its end.
+        await asyncio.sleep(0)
+        return handles
+
+    def _driver(
+        self,
+        taken: Taken,
+        on_progress: Callable[[Progress], None] | None,
+        on_record: Callable[[Record], None] | None,
+    ) -> Driver:
+        request = converter.structure(taken.header.request, Request)
         loop = asyncio.get_running_loop()
 
         def tell_progress(progress: Progress) -> None:
@@ -223,24 +294,20 @@ class Engine:
             if on_record is not None:
                 loop.call_soon(on_record, record)
 
-        driver = Driver(
-            migration=migration,
+        return Driver(
+            migration=taken.header.migration,
             request=request,
-            spec=self.spec,
+            interpreter=self._interpreter,
             journal=self.journal,
-            hosts=Hosts(LeashedConnector(self.connector, self._heart.check), request),
+            scribe=self._scribe,
+            hosts=Hosts(self._hosts, request),
+            copying=self._copying,
             clock=self.clock,
-            history=history,
-            lease=lease,
+            history=fold(self.spec.initial, taken.records),
+            lease=taken.lease,
             on_progress=tell_progress,
             on_record=tell_record,
         )
-        self._driven[migration] = driver
-        await self._hand_out_requests()
-        task = asyncio.create_task(self._to_the_end(driver), name=f"migration {migration}")
-        # A task that is cancelled before its first step never comes to the clean-up at its end.
-        await asyncio.sleep(0)
-        return Handle(migration, task, driver)
 
     async def _to_the_end(self, driver: Driver) -> Result:
         try:

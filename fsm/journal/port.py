@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from attrs import frozen
+
 from fsm.errors import FsmError
 from fsm.journal.events import Decided
 from fsm.journal.records import Asked, Data, Header, Lease, Record
@@ -27,12 +29,33 @@ class Leased(FsmError):
             f"migration {migration} is being driven by {holder}",
             remedy="leave it to that process, or end it and try again",
         )
+        self.migration = migration
         self.holder = holder
         self.expires = expires
 
 
 class LeaseLost(FsmError):
     """Another engine has taken the migration over; this one must not act on it any more."""
+
+
+@frozen
+class Entry:
+    """A record to be written; the other fields are those of ``Journal.append``."""
+
+    migration: str
+    record: Record
+    final: bool = False
+    lease: Lease | None = None
+    answers: int | None = None
+
+
+@frozen
+class Taken:
+    """A migration that was taken over, and all that is recorded of it."""
+
+    lease: Lease
+    header: Header
+    records: Sequence[Record]
 
 
 class Journal(Protocol):
@@ -71,6 +94,13 @@ class Journal(Protocol):
         and is not the migration's lease any more.
         """
 
+    def append_all(self, entries: Sequence[Entry]) -> Sequence[Record | FsmError]:
+        """Append many records, of one or many migrations, for the price of one; in the order given.
+
+        For each there is the record as it was written, or what ``append`` would have raised: it does not keep
+        the others from being written.
+        """
+
     def beat(self, holder: str, expires: datetime) -> None:
         """Have an engine count as alive until ``expires``; all its leases last as long."""
 
@@ -82,6 +112,13 @@ class Journal(Protocol):
 
     def driver(self, migration: str, is_dead: Callable[[str], bool]) -> str:
         """Who drives the migration at present, as far as is known; empty when nobody does."""
+
+    def take_over(self, holder: str, is_dead: Callable[[str], bool]) -> Sequence[Taken | FsmError]:
+        """``acquire`` every migration that has not ended and is not ``holder``'s, and read it; oldest first.
+
+        For each there is what was taken, or why it was not: ``Leased``, or ``JournalCorrupt``, whose lease is
+        left alone.
+        """
 
     def release(self, lease: Lease) -> None:
         """Give the lease back; nothing happens when it is lost already."""

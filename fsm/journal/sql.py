@@ -6,21 +6,23 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from sqlalchemy import URL, Connection, Engine, delete, func, insert, select, tuple_, update
+from sqlalchemy import URL, Connection, Engine, Row, delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from fsm.errors import BadInput, JournalCorrupt
+from fsm.errors import BadInput, FsmError, JournalCorrupt
 from fsm.journal import events, leases, rows, sqlite, tables
 from fsm.journal.events import Decided
-from fsm.journal.port import DomainBusy, JournalUnavailable
+from fsm.journal.port import DomainBusy, Entry, JournalUnavailable, Leased, LeaseLost, Taken
 from fsm.journal.records import Asked, Data, Header, Lease, Record
 
 # How many records `events` holds at a time.
 PAGE = 1000
+_OLDEST_FIRST = (tables.migrations.c.created, tables.migrations.c.migration)
 
 
 def open_journal(path: Path) -> SqlJournal:
@@ -44,7 +46,7 @@ class SqlJournal:
             if header.domain_uuid:
                 self._claim(connection, header.migration, header.domain_uuid)
             if first is not None:
-                self._append(connection, header.migration, first, final=False)
+                self._write(connection, header, Entry(header.migration, first))
 
     def claim(self, migration: str, domain_uuid: str) -> None:
         """See ``Journal.claim``."""
@@ -62,12 +64,38 @@ class SqlJournal:
         answers: int | None = None,
     ) -> Record:
         """See ``Journal.append``."""
+        (written,) = self.append_all([Entry(migration, record, final, lease, answers)])
+        if isinstance(written, FsmError):
+            raise written
+        return written
+
+    def append_all(self, entries: Sequence[Entry]) -> Sequence[Record | FsmError]:
+        """See ``Journal.append_all``."""
         with self._transaction() as connection:
-            if lease is not None:
-                leases.check(connection, lease)
-            if answers is not None:
-                leases.answer(connection, answers)
-            return self._append(connection, migration, record, final=final)
+            return [self._append(connection, entry) for entry in entries]
+
+    def _append(self, connection: Connection, entry: Entry) -> Record | FsmError:
+        try:  # all that may be refused stands before the first change: one entry's refusal undoes nothing
+            if entry.lease is not None:
+                leases.check(connection, entry.lease)
+            header = self._header(connection, entry.migration)
+        except (BadInput, JournalCorrupt, LeaseLost) as error:
+            return error
+        return self._write(connection, header, entry)
+
+    def _write(self, connection: Connection, header: Header, entry: Entry) -> Record:
+        migration, record = entry.migration, entry.record
+        last = select(func.max(tables.records.c.sequence)).where(tables.records.c.migration == migration)
+        sequence = (connection.execute(last).scalar() or 0) + 1
+        written = evolve(record, sequence=sequence, at=record.at or datetime.now(UTC))
+        connection.execute(insert(tables.records).values(migration=migration, **rows.record_values(written)))
+        self._update(connection, migration, rows.header_values(header.after(written, final=entry.final)))
+        if entry.answers is not None:
+            leases.answer(connection, entry.answers)
+        if entry.final:
+            leases.forget_requests(connection, migration)
+            connection.execute(delete(tables.claims).where(tables.claims.c.migration == migration))
+        return written
 
     def header(self, migration: str) -> Header:
         """See ``Journal.header``."""
@@ -76,7 +104,7 @@ class SqlJournal:
 
     def headers(self, *, unfinished: bool = False) -> Sequence[Header]:
         """See ``Journal.headers``."""
-        query = select(tables.migrations).order_by(tables.migrations.c.created, tables.migrations.c.migration)
+        query = select(tables.migrations).order_by(*_OLDEST_FIRST)
         if unfinished:
             query = query.where(tables.migrations.c.final.is_(False))
         with self._transaction() as connection:
@@ -128,6 +156,37 @@ class SqlJournal:
         with self._transaction() as connection:
             return leases.driver(connection, migration, is_dead)
 
+    def take_over(self, holder: str, is_dead: Callable[[str], bool]) -> Sequence[Taken | FsmError]:
+        """See ``Journal.take_over``."""
+        unfinished = tables.migrations.c.final.is_(False)
+        foreign = (
+            select(tables.migrations)
+            .outerjoin(tables.leases)
+            .where(unfinished, tables.leases.c.holder.is_distinct_from(holder))
+        )
+        with self._transaction() as connection:
+            found = connection.execute(foreign.order_by(*_OLDEST_FIRST)).all()
+            read = select(tables.records).join(tables.migrations).where(unfinished)
+            histories: dict[str, list[Row[Any]]] = {row.migration: [] for row in found}
+            for row in connection.execute(read.order_by(tables.records.c.sequence)):
+                histories.setdefault(row.migration, []).append(row)
+            known = cache(is_dead)
+            return [self._take(connection, row, histories[row.migration], holder, known) for row in found]
+
+    def _take(
+        self,
+        connection: Connection,
+        header: Row[Any],
+        records: list[Row[Any]],
+        holder: str,
+        is_dead: Callable[[str], bool],
+    ) -> Taken | FsmError:
+        try:
+            read = rows.header(header), [rows.record(row) for row in records]
+            return Taken(leases.acquire(connection, header.migration, holder, is_dead), *read)
+        except (Leased, JournalCorrupt) as error:
+            return error
+
     def release(self, lease: Lease) -> None:
         """See ``Journal.release``."""
         with self._transaction() as connection:
@@ -177,18 +236,6 @@ class SqlJournal:
                 # On a database that lets two writers look at once, the other one was faster.
                 raise _busy(domain_uuid, "a migration that has just begun") from error
         self._update(connection, migration, {"domain_uuid": domain_uuid})
-
-    def _append(self, connection: Connection, migration: str, record: Record, *, final: bool) -> Record:
-        last = select(func.max(tables.records.c.sequence)).where(tables.records.c.migration == migration)
-        sequence = (connection.execute(last).scalar() or 0) + 1
-        written = evolve(record, sequence=sequence, at=record.at or datetime.now(UTC))
-        header = self._header(connection, migration).after(written, final=final)
-        connection.execute(insert(tables.records).values(migration=migration, **rows.record_values(written)))
-        self._update(connection, migration, rows.header_values(header))
-        if final:
-            leases.forget_requests(connection, migration)
-            connection.execute(delete(tables.claims).where(tables.claims.c.migration == migration))
-        return written
 
     def _header(self, connection: Connection, migration: str) -> Header:
         query = select(tables.migrations).where(tables.migrations.c.migration == migration)
