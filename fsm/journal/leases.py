@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from fsm.journal.port import Leased, LeaseLost
 from fsm.journal.records import Asked, Data, Lease
 from fsm.journal.tables import holders, leases, requests
 
+_TOKEN = select(leases.c.token).where(leases.c.migration == bindparam("of"))
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -52,7 +53,7 @@ def _alive_until(connection: Connection, holder: str) -> datetime:
 
 def check(connection: Connection, lease: Lease) -> None:
     """Raise ``LeaseLost`` unless this is the migration's lease still."""
-    token = connection.execute(select(leases.c.token).where(leases.c.migration == lease.migration)).scalar()
+    token = connection.execute(_TOKEN, {"of": lease.migration}).scalar()
     if token != lease.token:
         raise LeaseLost(
             f"migration {lease.migration} was taken over by another engine",

@@ -11,7 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from sqlalchemy import URL, Connection, Engine, Row, delete, func, insert, select, tuple_, update
+from sqlalchemy import (
+    URL,
+    BindParameter,
+    Connection,
+    Engine,
+    Row,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from fsm.errors import BadInput, FsmError, JournalCorrupt
@@ -22,6 +35,12 @@ from fsm.journal.records import Asked, Data, Header, Lease, Record
 
 # How many records `events` holds at a time.
 PAGE = 1000
+# Built once: to build a statement costs more than to run it.
+_OF: BindParameter[str] = bindparam("of")
+_HEADER = select(tables.migrations).where(tables.migrations.c.migration == _OF)
+_UPDATE = update(tables.migrations).where(tables.migrations.c.migration == _OF)
+_LAST = select(func.max(tables.records.c.sequence)).where(tables.records.c.migration == _OF)
+_INSERT = insert(tables.records)
 _OLDEST_FIRST = (tables.migrations.c.created, tables.migrations.c.migration)
 
 
@@ -85,10 +104,9 @@ class SqlJournal:
 
     def _write(self, connection: Connection, header: Header, entry: Entry) -> Record:
         migration, record = entry.migration, entry.record
-        last = select(func.max(tables.records.c.sequence)).where(tables.records.c.migration == migration)
-        sequence = (connection.execute(last).scalar() or 0) + 1
+        sequence = (connection.execute(_LAST, {"of": migration}).scalar() or 0) + 1
         written = evolve(record, sequence=sequence, at=record.at or datetime.now(UTC))
-        connection.execute(insert(tables.records).values(migration=migration, **rows.record_values(written)))
+        connection.execute(_INSERT, {"migration": migration, **rows.record_values(written)})
         self._update(connection, migration, rows.header_values(header.after(written, final=entry.final)))
         if entry.answers is not None:
             leases.answer(connection, entry.answers)
@@ -238,16 +256,13 @@ class SqlJournal:
         self._update(connection, migration, {"domain_uuid": domain_uuid})
 
     def _header(self, connection: Connection, migration: str) -> Header:
-        query = select(tables.migrations).where(tables.migrations.c.migration == migration)
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(_HEADER, {"of": migration}).one_or_none()
         if row is None:
             raise BadInput(f"no migration {migration!r} in this journal", remedy="`fsm list` names them all")
         return rows.header(row)
 
     def _update(self, connection: Connection, migration: str, values: dict[str, Any]) -> None:
-        connection.execute(
-            update(tables.migrations).where(tables.migrations.c.migration == migration).values(**values)
-        )
+        connection.execute(_UPDATE, {"of": migration, **values})
 
 
 def _location(url: URL) -> str:
