@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from fsm.engine.clock import Clock
 from fsm.engine.history import History
 from fsm.engine.plan import Plan, Request, Side
-from fsm.errors import ActionFailed, FsmError, HostUnreachable
+from fsm.errors import ActionFailed, FsmError, HostError, HostUnreachable
 from fsm.hypervisor.port import Connector, Host, Watch
 from fsm.journal.records import Data
 
@@ -50,7 +50,11 @@ class Hosts:
         if side not in self._open:
             host = await self.connector.connect(self.request.uri(side))
             if self.expected is not None and (wanted := self.expected.host_uuid(side)):
-                await _recognise(host, wanted)
+                try:
+                    await _recognise(host, wanted)
+                except HostError:
+                    await host.close()
+                    raise
             self._open[side] = host
         return self._open[side]
 
