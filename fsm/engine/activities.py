@@ -12,15 +12,16 @@ from functools import partial
 
 from fsm.engine.commit import commit_at_destination, commit_at_source
 from fsm.engine.context import Context
+from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import Side, Verify
 from fsm.engine.preflight import preflight
-from fsm.errors import HostError, HostUnreachable, NotFound, OutcomeUnknown
+from fsm.errors import ActionFailed, HostError, HostUnreachable, NotFound, OutcomeUnknown
 from fsm.hypervisor.domain_xml import with_disk_sources
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Base, JobProgress, MigrationRequest
 from fsm.images.base_copy import Throttle, copy_file
 from fsm.images.verify import compare_digests, compare_tables
-from fsm.machine.observation import Job
+from fsm.machine.observation import Job, Layer
 
 Activity = Callable[[Context], Awaitable[None]]
 
@@ -112,12 +113,27 @@ async def migrate(context: Context) -> None:
     if facts is not None and facts.job is Job.MIGRATION_OUT:
         await _watch_job(context, source, None)
         return
-    call = asyncio.ensure_future(source.migrate(uuid, await _migration_request(context, source)))
+    request = await _migration_request(context, source)
+    # The last look before the call: libvirt copies the top layer alone, so one that came on top of our
+    # overlay since the state was entered would take the overlay's place, and its content would be lost.
+    await _expect_overlays(context, source)
+    call = asyncio.ensure_future(source.migrate(uuid, request))
     try:
         await _watch_job(context, source, call)
     finally:
         # Let go from outside or given up on: libvirt's migration goes on by itself.
         call.cancel()
+
+
+async def _expect_overlays(context: Context, source: Host) -> None:
+    facts = await source.domain(context.planned.domain_uuid)
+    disks = in_machine_terms(facts, context.planned).disks if facts is not None else ()
+    if wrong := [disk.target for disk in disks if disk.layer is not Layer.OVERLAY]:
+        raise ActionFailed(
+            "migrate",
+            f"{source.uri}: disks {', '.join(wrong)} are not on the overlays of this migration",
+            retryable=False,
+        )
 
 
 async def _migration_request(context: Context, source: Host) -> MigrationRequest:
