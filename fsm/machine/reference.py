@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from fsm.machine import lookup
 from fsm.machine.conditions import CONDITIONS
 from fsm.machine.diagram import mermaid
 from fsm.machine.operations import HARM, Operation
@@ -43,6 +44,9 @@ _RECOVER = """\
 After every step, and when an engine takes a migration over, both hosts are observed. The first row whose
 conditions all hold says what to do. A name is a trigger to fire; *continue* begins the state's activity,
 takes it over or tries it again; *wait* looks again later."""
+_LOOKUP = """\
+The same, looked up by what the hosts show; cases are tried from left to right. A domain that its user has
+paused counts as running. Disks on different layers are not listed: the table above decides."""
 _ACTIONS = "Run in their order while a transition is taken. Each says what shall be so, and may run twice."
 _ACTIVITIES = "Run while the machine is in a state. Another engine can take each of them over."
 _BLOCKED = """\
@@ -95,6 +99,29 @@ def _recover(spec: Spec) -> Iterator[str]:
                 for number, row in enumerate(state.recover, start=1)
             ),
         )
+        yield _LOOKUP
+        yield _table(
+            ("The source", "The destination", "What is done"),
+            (
+                (
+                    "; ".join(line.sources),
+                    _destinations(line.destinations),
+                    "; ".join(_case(case, first=not number) for number, case in enumerate(line.cases)),
+                )
+                for line in lookup.lines(spec, state)
+            ),
+        )
+
+
+def _destinations(names: tuple[str, ...]) -> str:
+    return "whatever it shows" if len(names) == len(lookup.DESTINATION_VIEWS) else "; ".join(names)
+
+
+def _case(case: lookup.Case, *, first: bool) -> str:
+    leads = f"{_verb(case.do)} to {_names(case.dests, '')}" if case.dests else _verb(case.do)
+    if case.when:
+        return f"{leads} if {_names(case.when, '')}"
+    return leads if first else f"otherwise {leads}"
 
 
 def _verb(do: str) -> str:
