@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
@@ -18,6 +19,7 @@ class SimulatedClock:
     def __init__(self) -> None:
         self._now_s = 0.0
         self._alongside: list[tuple[float, asyncio.Event]] = []
+        self._alarms: list[tuple[float, Callable[[], object]]] = []
 
     def monotonic_s(self) -> float:
         """Simulated seconds since the world began."""
@@ -31,12 +33,24 @@ class SimulatedClock:
         """No chance here: always the middle."""
         return 0.0
 
+    def after(self, seconds: float, do: Callable[[], object]) -> None:
+        """Have something happen as soon as so much time has passed."""
+        self._alarms.append((self._now_s + seconds, do))
+
+    def forget_alarms(self) -> None:
+        """Have nothing happen by itself any more."""
+        self._alarms.clear()
+
     def pass_until(self, moment_s: float) -> None:
         """Let time pass until ``moment_s``, unless it is later already."""
         self._now_s = max(self._now_s, moment_s)
         for until_s, event in self._alongside:
             if until_s <= self._now_s:
                 event.set()
+        due = [do for at_s, do in self._alarms if at_s <= self._now_s]
+        self._alarms = [alarm for alarm in self._alarms if alarm[0] > self._now_s]
+        for do in due:
+            do()
 
     async def alongside(self, event: asyncio.Event, timeout_s: float) -> None:
         """Wait until ``event`` is set, or set it when others have waited for ``timeout_s``."""
