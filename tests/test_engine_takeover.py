@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +20,11 @@ from fsm.engine.holder import Holder, is_dead, new_holder
 from fsm.engine.plan import Side
 from fsm.hypervisor.simulated import Moment
 from fsm.journal.port import Leased, LeaseLost
-from fsm.journal.records import Record
+from fsm.journal.records import Lease, Record
+from fsm.journal.sql import SqlJournal, open_journal
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
+
+ROOT = Path(__file__).parents[1]
 
 
 async def _records_of_a_good_migration() -> int:
@@ -45,16 +52,6 @@ async def _die_after(simulation: Simulation, count: int) -> str:
     )
     await handle.detach()
     return handle.migration
-
-
-@pytest.mark.parametrize("count", range(1, RECORDS + 1))
-async def test_another_engine_goes_on_after_any_record(count: int) -> None:
-    simulation = await simulate()
-    migration = await _die_after(simulation, count)
-    other = Engine(simulation.journal, simulation.world, clock=simulation.world.clock)
-    result = await (await other.resume(migration)).wait()
-    assert result.state in ("committed", "rolled-back"), result
-    await check_end(simulation, result)
 
 
 @pytest.mark.parametrize("count", range(1, RECORDS + 1))
@@ -152,6 +149,56 @@ def test_the_dead_are_known_and_strangers_are_not() -> None:
     assert is_dead(str(evolve(me, pid=os.getpid(), started="1"))), "a recycled pid is another process"
     assert not is_dead(str(evolve(other, boot="another boot"))), "a process of another machine may live"
     assert not is_dead("nonsense")
+
+
+def _engine_process(journal: Path, sent: str, call: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "tests.stopped_engine", str(journal), sent, call]
+    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def _acquire_when_free(journal: SqlJournal, migration: str) -> tuple[Lease, bool]:
+    """The lease, and whether it had to be waited for."""
+    refused = False
+    for _ in range(600):
+        try:
+            return journal.acquire(migration, str(new_holder()), is_dead), refused
+        except Leased:
+            refused = True
+            time.sleep(0.1)  # a lease runs out by the clock and by nothing else
+    raise AssertionError("the lease never ran out")
+
+
+@pytest.mark.parametrize("call", ["forget_snapshots", "start_commit"])
+def test_a_stopped_process_that_wakes_up_after_a_take_over_does_nothing_more(
+    tmp_path: Path, call: str
+) -> None:
+    journal = open_journal(tmp_path / "journal.db")
+    with _engine_process(tmp_path / "journal.db", "SIGSTOP", call) as process:
+        try:
+            assert process.stdout is not None
+            migration = process.stdout.readline().strip()
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            lease, refused = _acquire_when_free(journal, migration)
+            assert refused, "it is there, though it does not move"
+            assert lease.token == 2
+            process.send_signal(signal.SIGCONT)
+            told = json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+    # What it had begun when it was stopped is beyond anybody's reach; nothing else is begun.
+    assert told == {"end": "LeaseLost", "acts": []}
+    journal.close()
+
+
+def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path / "journal.db")
+    with _engine_process(tmp_path / "journal.db", "SIGKILL", "forget_snapshots") as process:
+        assert process.stdout is not None
+        migration = process.stdout.readline().strip()
+        process.wait()
+    lease, refused = _acquire_when_free(journal, migration)
+    assert (lease.token, refused) == (2, False)
+    journal.close()
 
 
 async def _lose_the_destination(simulation: Simulation) -> str:
