@@ -295,6 +295,18 @@ def check_kept(rig: Rig, spec: GuestSpec, before: Before, at: LabHost, acks: lis
         assert pools(host) == before.hosts[host.name]["pools"]
 
 
+def check_at_rest(rig: Rig, spec: GuestSpec, before: Before, at: LabHost, acks: list[Ack]) -> None:
+    """The same of a guest that may have been paused or have ended: its disks are not as they were before."""
+    assert spec.name not in domains(rig.other(at))
+    assert failed(evidence.compare(before.evidence, evidence.collect(at, spec))) == []
+    assert acks
+    assert failed(evidence.writes(at, spec, acks)) == []
+    for host in rig.lab.hosts:
+        assert [path for path in files(host) if ".fsm-" in path.rpartition("/")[2]] == []
+        assert pools(host) == before.hosts[host.name]["pools"]
+    assert rig.unfinished() == []
+
+
 def check_untouched(rig: Rig, before: Before, host: LabHost) -> None:
     """No file has come to a host nor gone from it."""
     assert files(host) == before.hosts[host.name]["files"]

@@ -7,21 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from attrs import frozen
 
-from fsm.lab import DiskSpec, Guest, GuestSpec, LabHost, SerialWatch, SnapshotSpec, evidence
-from tests.lab_rig import (
-    NEEDS_LAB,
-    Before,
-    Event,
-    Rig,
-    domains,
-    failed,
-    files,
-    lab_in,
-    look,
-    part_of,
-    pools,
-    redefine,
-)
+from fsm.lab import DiskSpec, Guest, GuestSpec, LabHost, SerialWatch, SnapshotSpec
+from tests.lab_rig import NEEDS_LAB, Event, Rig, check_at_rest, lab_in, look, part_of, redefine
 
 pytestmark = NEEDS_LAB
 
@@ -139,19 +126,6 @@ def test_what_happens_to_the_guest_ends_right(rig: Rig, guest: Guest, case: str)
     at = rig.alpha if code == ROLLED_BACK else rig.beta
     state = at.virsh("domstate", "--domain", WEB.name, "--reason").strip()
     assert state.startswith(wanted.state), state
-    check_ended(rig, before, at, watch, runs=wanted.state == "running")
-
-
-def check_ended(rig: Rig, before: Before, at: LabHost, watch: SerialWatch, *, runs: bool) -> None:
-    """The domain is on this host alone, with all that it had, running or not; nothing is left behind."""
-    elsewhere = rig.other(at)
-    assert WEB.name not in domains(elsewhere)
-    assert failed(evidence.compare(before.evidence, evidence.collect(at, WEB))) == []
-    assert watch.acks
-    assert failed(evidence.writes(at, WEB, watch.acks)) == []
-    if runs:
+    check_at_rest(rig, WEB, before, at, watch.acks)
+    if wanted.state == "running":
         Guest(at, WEB.name, WEB).wait_for_writes()
-    for host in rig.lab.hosts:
-        assert [path for path in files(host) if ".fsm-" in path.rpartition("/")[2]] == []
-        assert pools(host) == before.hosts[host.name]["pools"]
-    assert rig.unfinished() == []

@@ -11,12 +11,13 @@ import libvirt
 import pytest
 
 from fsm.hypervisor.libvirt.events import ensure_event_loop
-from fsm.lab import IMAGES, DiskSpec, Guest, GuestSpec, LabHost, Ring, SnapshotSpec
+from fsm.lab import IMAGES, DiskSpec, Guest, GuestSpec, LabHost, Ring, SerialWatch, SnapshotSpec
 from fsm.lab.process import wait_until
 from tests.lab_rig import (
     NEEDS_LAB,
     Event,
     Rig,
+    check_at_rest,
     check_kept,
     check_untouched,
     domains,
@@ -34,7 +35,7 @@ MIB = 1 << 20
 # Each write takes a cluster of its own: the overlay grows by more than a MiB a second.
 WEB = GuestSpec(
     name="web",
-    disks=(DiskSpec(target="vda", size_mib=1024, path=f"{SMALL}/a.qcow2"),),
+    disks=(DiskSpec(target="vda", size_mib=1024, data_mib=32, path=f"{SMALL}/a.qcow2"),),
     snapshots=(SnapshotSpec("s1"), SnapshotSpec("s2", "s1")),
     live_snapshots=False,
     ring=Ring(slots=8000, stride_kib=64, interval_ms=40),
@@ -188,12 +189,13 @@ def test_a_guest_that_its_user_paused_stays_paused_in_stuck_and_behind_it(
     rig: Rig, guest: Guest, once: str
 ) -> None:
     before = look(rig, rig.alpha, WEB)
-    with rig.migrating(WEB.name, rig.alpha, "--bandwidth", "4", states=once) as running:
-        assert running.until(copying), running.events[-5:]
-        wait_until(lambda: held_mib(rig.alpha) >= 2, timeout=60, what="an overlay of some size")
-        rig.alpha.virsh("suspend", "--domain", WEB.name)
-        assert running.until(memory_moves), running.events[-5:]
-        running.send(signal.SIGKILL)
+    with SerialWatch(*rig.lab.serial_logs(WEB.name)) as watch:
+        guest.wait_for_writes()
+        with rig.migrating(WEB.name, rig.alpha, "--bandwidth", "4", states=once) as running:
+            assert running.until(copying), running.events[-5:]
+            rig.alpha.virsh("suspend", "--domain", WEB.name)
+            assert running.until(memory_moves), running.events[-5:]
+            running.send(signal.SIGKILL)
     # libvirt goes on by itself.
     wait_until(lambda: domains(rig.alpha) == [], timeout=120, what="the domain's arrival")
     fill(rig.beta, 0)
@@ -206,7 +208,7 @@ def test_a_guest_that_its_user_paused_stays_paused_in_stuck_and_behind_it(
     retried = rig.fsm("--states", once, "retry", migration)
     assert retried.returncode == COMMITTED, retried.stderr
     assert paused_by(rig.beta) == "paused (user)"
-    check_kept(rig, WEB, before, rig.beta, [])
+    check_at_rest(rig, WEB, before, rig.beta, watch.acks)
 
 
 def test_a_base_that_may_not_be_written_is_named(rig: Rig, guest: Guest, once: str) -> None:
