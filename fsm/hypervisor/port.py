@@ -111,6 +111,9 @@ class Storage(Protocol):
     async def stat(self, path: str) -> FileFacts | None:
         """The file at ``path``, None when there is none. ``NotFound`` when its directory does not exist."""
 
+    async def peek(self, path: str, offset: int, length: int) -> bytes:
+        """A small piece of the file's content, less where the file ends. ``NotFound`` without a file."""
+
     async def free_bytes(self, directory: str) -> int:
         """Free space of the file system that holds ``directory``. ``NotFound`` when it does not exist."""
 

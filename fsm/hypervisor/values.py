@@ -142,6 +142,7 @@ class FileFacts:
 
     ``size_bytes`` is the file's length, ``allocated_bytes`` what it takes on disk, ``capacity_bytes`` the
     virtual size of the disk inside it, ``format`` what its header says ("raw" when it says nothing).
+    ``modified`` is a mark that is another one after every write: the time of the last one, or a count.
     """
 
     path: str
@@ -150,6 +151,7 @@ class FileFacts:
     capacity_bytes: int
     format: str
     backing: str | None = None
+    modified: str = ""
 
     def used_as(self, image_format: str) -> FileFacts:
         """The same file as a disk of this format sees it: what a raw disk holds may look like an image."""

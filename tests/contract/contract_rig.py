@@ -78,6 +78,9 @@ class Rig(Protocol):
     def take_snapshot(self, uri: str, uuid: str, name: str) -> None:
         """An operator takes an internal snapshot of the running domain."""
 
+    def resize(self, uri: str, uuid: str, target: str, capacity_mib: int) -> None:
+        """Somebody gives a disk of the running domain another size."""
+
     def pause(self, uri: str, uuid: str) -> None:
         """An operator pauses the domain."""
 

@@ -112,6 +112,9 @@ class LabRig:
     def take_snapshot(self, uri: str, uuid: str, name: str) -> None:
         self._by_uri[uri].virsh("snapshot-create-as", "--domain", uuid, "--name", name)
 
+    def resize(self, uri: str, uuid: str, target: str, capacity_mib: int) -> None:
+        self._by_uri[uri].virsh("blockresize", uuid, target, f"{capacity_mib}M")
+
     def pause(self, uri: str, uuid: str) -> None:
         self._by_uri[uri].virsh("suspend", "--domain", uuid)
 

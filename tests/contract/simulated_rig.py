@@ -79,6 +79,9 @@ class SimulatedRig:
     def take_snapshot(self, uri: str, uuid: str, name: str) -> None:
         self.world.take_snapshot(uri, uuid, name)
 
+    def resize(self, uri: str, uuid: str, target: str, capacity_mib: int) -> None:
+        self.world.resize(uri, uuid, target, capacity_mib * MIB)
+
     def pause(self, uri: str, uuid: str) -> None:
         self.world.pause(uri, uuid)
 

@@ -38,6 +38,21 @@ async def test_a_files_length_is_told_to_the_byte(rig: Rig, size_bytes: int) -> 
     assert facts.allocated_bytes == 0
 
 
+async def test_a_piece_of_a_file_is_read(rig: Rig) -> None:
+    path = f"{rig.images}/{ODD}"
+    rig.put_file(rig.source, path, SPARSE, SPARSE_BYTES)
+    whole = rig.file_bytes(rig.source, path)
+    storage = (await rig.host(rig.source)).storage
+    for offset, length in ((0, 104), (4 * KIB - 2, 4), (3 * MIB - 5, 300 * KIB), (SPARSE_BYTES - 3, KIB)):
+        assert await storage.peek(path, offset, length) == whole[offset : offset + length]
+    assert await storage.peek(path, SPARSE_BYTES + 5, KIB) == b""
+    assert await storage.peek(path, 0, 0) == b""
+    with pytest.raises(NotFound):
+        await storage.peek(f"{rig.images}/none", 0, 4)
+    with pytest.raises(NotFound):
+        await storage.peek(f"{rig.images}/no directory/none", 0, 4)
+
+
 async def test_a_qcow2_file_tells_its_capacity_and_what_lies_below(rig: Rig) -> None:
     rig.domain("web", running=False)
     base = f"{rig.images}/web-vda.qcow2"

@@ -33,6 +33,11 @@ class LibvirtStorage:
         async with self._lock_for(path):
             return await self._link.ask("stat", lambda call: volumes.stat(call, path))
 
+    async def peek(self, path: str, offset: int, length: int) -> bytes:
+        """A small piece of the file's content, less where the file ends. ``NotFound`` without a file."""
+        async with self._lock_for(path):
+            return await self._link.ask("peek", lambda call: volumes.peek(call, path, offset, length))
+
     async def free_bytes(self, directory: str) -> int:
         """Free space of the file system that holds ``directory``."""
         async with self._locks[pools.normalised(directory)]:

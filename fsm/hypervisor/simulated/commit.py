@@ -42,6 +42,9 @@ def start(
         )
     idle(instance)
     held = images.blocks(files.existing(state, host, overlay.path), "qcow2")
+    top, base = (images.header(files.existing(state, host, path)) for path, _ in disk.layers)
+    if top.capacity_bytes > base.capacity_bytes:  # the disk was resized: QEMU has the base follow
+        images.resize(state, host, disk.layers[1], top.capacity_bytes)
     step = max(1, -(-len(held) // _STEPS))
     if bandwidth_mib_per_s:
         step = min(step, max(1, int(bandwidth_mib_per_s * 1024 * 1024 * STEP_S) // PAGE))

@@ -108,6 +108,16 @@ class Events(WorldCore):
         with self.changing() as state:
             snapshots.delete(state, state.hosts[uri], uuid, name)
 
+    def resize(self, uri: str, uuid: str, target: str, capacity_bytes: int) -> None:
+        """An operator gives a disk of the running domain another size: that of its active layer changes."""
+        with self.changing() as state:
+            overlays.resize(state, state.hosts[uri], uuid, target, capacity_bytes)
+
+    def forget_snapshot(self, uri: str, uuid: str, name: str) -> None:
+        """An operator deletes the metadata of a snapshot, and leaves the snapshot in the images."""
+        with self.changing() as state:
+            snapshots.forget(state, state.hosts[uri], uuid, (name,))
+
     def add_layer(self, uri: str, uuid: str, target: str, path: str) -> None:
         """An operator puts an overlay of his own over a disk."""
         with self.changing() as state:

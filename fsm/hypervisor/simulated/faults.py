@@ -22,6 +22,7 @@ QUESTIONS = frozenset(
         "migration_progress",
         "objections",
         "open_channel",
+        "peek",
         "persistent_xml",
         "pool_state",
         "public_snapshots",

@@ -80,6 +80,7 @@ def write(state: WorldState, host: HostState, path: str, offset: int, data: byte
     """Write into an existing file. ``NoSpace`` when the file system is full; pages before that are kept."""
     where = filesystem(state, host, _above(path))
     file = existing(state, host, path)
+    file.writes += 1
     done = 0
     while done < len(data):
         number, within = divmod(offset + done, PAGE)

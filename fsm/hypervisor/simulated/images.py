@@ -29,6 +29,7 @@ _TABLE_ROOM = 15 * _CLUSTER
 _L1_AT = 16 * _CLUSTER
 _REFCOUNTS_AT = 24 * _CLUSTER
 _DATA_AT = 32 * _CLUSTER
+_ROOM = 16 * 1024 * 1024
 _DEEPEST_CHAIN = 200
 
 
@@ -187,7 +188,7 @@ def take_snapshot(
     file = files.existing(state, host, path)
     table = snapshot_table(file)
     identity = 1 + max((int(entry.identity) for entry in table), default=0)
-    room = -(-header(file).capacity_bytes // _CLUSTER) * _CLUSTER
+    room = _room(header(file).capacity_bytes)
     # The saved memory stands behind the copied blocks, as QEMU puts it behind the disk's end.
     data_at = _DATA_AT + identity * (room + _CLUSTER)
     held = blocks(file, "qcow2")
@@ -198,6 +199,25 @@ def take_snapshot(
         files.write(state, host, path, data_at + room, vm_state[:_CLUSTER])
     entry = ImageSnapshot(str(identity), name, data_at, len(vm_state[:_CLUSTER]), taken_at)
     _write_table(state, host, path, (*table, entry))
+
+
+def _room(capacity_bytes: int) -> int:
+    """What is kept free for a disk's blocks, with some for it to grow."""
+    return -(-capacity_bytes // _ROOM) * _ROOM
+
+
+def resize(state: WorldState, host: HostState, layer: tuple[str, str], capacity_bytes: int) -> None:
+    """Give an image another virtual size. This model has room for so much where there are snapshots."""
+    path, image_format = layer
+    file = files.existing(state, host, path)
+    if image_format == "raw":
+        file.size = capacity_bytes
+        return
+    table, described = snapshot_table(file), header(file)
+    if table and _room(capacity_bytes) != _room(described.capacity_bytes):
+        raise Denied(f"no room to resize {path} with its snapshots")
+    changed = Header("qcow2", capacity_bytes, described.backing, described.backing_format)
+    _write_header(state, host, path, changed, len(table))
 
 
 def delete_snapshot(state: WorldState, host: HostState, path: str, name: str) -> None:

@@ -13,6 +13,7 @@ from fsm.hypervisor.simulated.state import (
     Missing,
     NoSpace,
     WorldState,
+    active,
     domain_record,
     idle,
 )
@@ -86,6 +87,19 @@ def create_image(state: WorldState, host: HostState, record: DomainRecord, targe
     top = layers(state, host, record, target)[0]
     capacity = images.header(files.existing(state, host, top[0])).capacity_bytes
     images.create(state, host, path, capacity, top)
+
+
+def resize(state: WorldState, host: HostState, uuid: str, target: str, capacity_bytes: int) -> None:
+    """Give the active layer of a running domain's disk another size."""
+    _, instance = active(host, uuid)
+    idle(instance)
+    if target not in instance.disks:
+        raise Missing(f"the domain has no disk {target!r}")
+    disk = instance.disks[target]
+    if disk.commit is not None:
+        raise Denied("internal error: unable to execute QEMU command 'block_resize': Device is in use")
+    images.resize(state, host, disk.layers[0], capacity_bytes)
+    state.touch(host, uuid)
 
 
 def put(state: WorldState, host: HostState, record: DomainRecord, target: str, path: str) -> None:

@@ -55,7 +55,13 @@ def stat(state: WorldState, host: HostState, path: str) -> FileFacts | None:
         return None
     header = images.header(file)
     return FileFacts(
-        path, file.size, files.allocated_bytes(file), header.capacity_bytes, header.format, header.backing
+        path,
+        file.size,
+        files.allocated_bytes(file),
+        header.capacity_bytes,
+        header.format,
+        header.backing,
+        str(file.writes),
     )
 
 

@@ -38,11 +38,12 @@ class NoSpace(Denied):
 class SparseFile:
     """A file's content: pages by number. A page that is absent is a hole.
 
-    A page's trailing zeros are not kept, so that thousands of small images stay small.
+    A page's trailing zeros are not kept, so that thousands of small images stay small. ``writes`` counts.
     """
 
     size: int = 0
     pages: dict[int, bytes] = field(factory=dict)
+    writes: int = field(default=0, metadata={"incidental": True})
 
 
 @define

@@ -41,6 +41,14 @@ class SimulatedStorage:
         """See the port."""
         return await self._call("stat", (path,), lambda state, host: pools.stat(state, host, path))
 
+    async def peek(self, path: str, offset: int, length: int) -> bytes:
+        """See the port."""
+        return await self._call(
+            "peek",
+            (path, offset, length),
+            lambda state, host: files.read(pools.existing(state, host, path), offset, length),
+        )
+
     async def free_bytes(self, directory: str) -> int:
         """See the port."""
         return await self._call(
