@@ -24,6 +24,7 @@ from fsm.machine.observation import (
     Layer,
     Observation,
     Preflight,
+    Size,
 )
 from fsm.machine.space import engine_witnesses, host_witnesses
 from fsm.machine.spec import Spec
@@ -109,8 +110,16 @@ def compare_with_golden(name: str, text: str) -> None:
 
 _words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 block_jobs = st.builds(BlockJob, _words, st.booleans(), st.integers(0, 2**63), st.integers(0, 2**63))
+_names = st.lists(_words, max_size=3).map(tuple)
 disks = st.builds(
-    Disk, _words, st.sampled_from(Layer), st.lists(_words, max_size=3).map(tuple), st.none() | block_jobs
+    Disk,
+    _words,
+    st.sampled_from(Layer),
+    _names,
+    st.none() | block_jobs,
+    _names,
+    st.sampled_from(Size),
+    _words,
 )
 _reasons = st.sampled_from(
     ("migration", "postcopy", "postcopy-failed", "starting-up", "user", "io-error", "")
@@ -121,10 +130,11 @@ domains = st.builds(
     _reasons | _words,
     st.sampled_from(Job),
     st.lists(disks, max_size=4).map(tuple),
-    st.lists(_words, max_size=3).map(tuple),
+    _names,
     st.none() | _words,
     st.none() | _words,
     st.booleans(),
+    _names,
 )
 _views = st.builds(Host, reachable=st.just(value=True), domain=domains)
 hosts = st.sampled_from((GONE, FENCED, ABSENT)) | _views
@@ -144,6 +154,7 @@ engines = st.builds(
             "abort_requested",
             "space_short",
             "adopted",
+            "rescue_requested",
         )
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -13,6 +14,7 @@ from fsm.machine.observation import (
     Activity,
     BlockJob,
     Disk,
+    Domain,
     DomainState,
     Engine,
     Host,
@@ -21,6 +23,7 @@ from fsm.machine.observation import (
     Merge,
     Observation,
     Preflight,
+    Size,
     layer_of,
 )
 from fsm.machine.space import engine_witnesses, host_witnesses, hosts
@@ -184,6 +187,46 @@ def test_layers_at_the_source(seen: Host, true_names: set[str]) -> None:
     assert {name for name in names if holds(f"source-{name}", seen)} == true_names
     for name in ("on-base", "untangled", "foreign"):
         assert holds(f"destination-{name}", ABSENT, seen) is (name in true_names)
+
+
+def disk(layer: Layer, kind: str = "", **content: Any) -> tuple[Disk, ...]:
+    job = BlockJob(kind) if kind else None
+    return Disk("vda", layer, block_job=job, **content), Disk("vdb", Layer.BASE)
+
+
+def with_unrecorded(disks: tuple[Disk, ...]) -> Host:
+    domain = Domain(DomainState.RUNNING, "booted", disks=disks, snapshots=("s1", "x"), unrecorded=("x",))
+    return Host(reachable=True, domain=domain)
+
+
+@pytest.mark.parametrize(
+    ("seen", "altered"),
+    [
+        (running(disks=OVERLAY), False),
+        (running(disks=COMMITTING), False),
+        (running(disks=FOREIGN), False),
+        (ABSENT, False),
+        (GONE, False),
+        (running(disks=disk(Layer.OVERLAY, stored=("x",))), True),
+        (shut_off(disk(Layer.OVERLAY, stored=("x",))), True),
+        (running(disks=disk(Layer.OVERLAY, "active-commit", stored=("x",))), True),
+        (running(disks=disk(Layer.OVERLAY, size=Size.UNFIT)), True),
+        # QEMU lets the base grow with the commit.
+        (running(disks=disk(Layer.OVERLAY, size=Size.GROWN)), False),
+        (running(disks=disk(Layer.OVERLAY, damage="it is torn")), True),
+        (running(disks=disk(Layer.OVERLAY, "copy")), True),
+        (running(disks=disk(Layer.BASE, "pull")), True),
+        # A migration mirrors its disks by such jobs.
+        (running(Job.MIGRATION_OUT, disks=disk(Layer.OVERLAY, "copy")), False),
+        (with_unrecorded(disk(Layer.OVERLAY)), True),
+        # Taken into the base, where it belongs.
+        (with_unrecorded(disk(Layer.BASE)), False),
+    ],
+)
+def test_altered(seen: Host, altered: bool) -> None:  # noqa: FBT001
+    for side, pair in (("source", (seen, ABSENT)), ("destination", (ABSENT, seen))):
+        assert holds(f"{side}-altered", *pair) is altered
+        assert holds(f"{side}-unaltered", *pair) is not altered
 
 
 @pytest.mark.parametrize(

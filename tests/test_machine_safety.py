@@ -235,8 +235,59 @@ def test_abort_is_honoured_wherever_the_source_has_the_domain(state: str) -> Non
         lambda case: case.engine.abort_requested and case.holds("owned-by-source", "source-untangled"), state
     )
     for case in sound:
-        if not case.holds("step-failed", "overdue"):
+        if case.holds("source-altered"):
+            assert case.leads_to("stuck"), case
+        elif not case.holds("step-failed", "overdue"):
             assert case.leads_to("rolling-back-source"), case
+
+
+def altered(host: Host) -> bool:
+    """Something is seen on the host that a commit would destroy or trip over."""
+    domain = host.domain
+    return domain is not None and any(
+        disk.stored or (disk.block_job and disk.block_job.kind != "active-commit" and domain.job is Job.NONE)
+        for disk in domain.disks
+    )
+
+
+def test_nothing_is_committed_nor_transferred_while_an_overlay_is_altered() -> None:
+    for case in where(lambda case: case.continues() and not case.holds("source-migrating"), "transferring"):
+        assert not altered(case.source), case
+    for case in where(lambda case: case.continues() or case.leads_to("committed"), "committing-dest"):
+        assert not altered(case.destination), case
+    for case in where(lambda case: case.continues() or case.leads_to("rolled-back"), "rolling-back-source"):
+        assert not altered(case.source), case
+    assert not any(
+        altered(case.source) for case in where(lambda case: case.leads_to("transferring"), "snapshotted")
+    )
+
+
+@pytest.mark.parametrize("state", ["snapshotted", "transferring", "rolling-back-source"])
+def test_an_altered_source_that_has_the_domain_alone_leads_to_stuck(state: str) -> None:
+    for case in where(lambda case: altered(case.source) and case.holds("owned-by-source"), state):
+        if not case.holds("step-failed", "overdue"):
+            assert case.leads_to("stuck"), case
+
+
+def test_an_altered_destination_leads_to_stuck() -> None:
+    for case in where(
+        lambda case: altered(case.destination) and case.holds("owned-by-destination"), "committing-dest"
+    ):
+        assert case.leads_to("stuck"), case
+
+
+def test_stuck_is_left_only_when_nothing_is_altered_where_the_domain_is() -> None:
+    for case in where(lambda case: case.leads_to("rolling-back-source"), "stuck"):
+        assert not altered(case.source), case
+    for case in where(lambda case: case.leads_to("committing-dest"), "stuck"):
+        assert not altered(case.destination), case
+
+
+def test_snapshots_are_rescued_only_when_somebody_asked_and_the_domain_is_in_one_place() -> None:
+    for case in where(Case.continues, "stuck"):
+        assert case.engine.rescue_requested, case
+        assert case.holds("owned-by-source") or case.holds("owned-by-destination"), case
+        assert altered(case.source) or altered(case.destination), case
 
 
 def test_behind_the_point_of_no_return_the_only_success_is_committed() -> None:

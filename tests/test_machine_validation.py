@@ -81,6 +81,7 @@ def unknown_trigger(data: Data) -> None:
 
 
 def continues_nothing(data: Data) -> None:
+    data["states"]["stuck"]["activity"] = "none"
     data["states"]["stuck"]["recover"].insert(0, {"when": ["retry-due"], "do": "continue"})
 
 

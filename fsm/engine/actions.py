@@ -7,6 +7,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import PurePosixPath
 
+from attrs import evolve
+
+from fsm.engine.bases import base_of, expect_no_snapshot_in_overlays
 from fsm.engine.context import Context
 from fsm.engine.marking import (
     complete_marker,
@@ -17,11 +20,19 @@ from fsm.engine.marking import (
     unmark_source,
 )
 from fsm.engine.plan import Bases, PoolBefore, Side
+from fsm.engine.removal import (
+    is_ours,
+    leave,
+    remove_copies,
+    remove_destination_overlays,
+    remove_source_overlays,
+)
 from fsm.errors import ActionFailed, HostError
-from fsm.hypervisor.port import Host
-from fsm.hypervisor.values import Base, FileFacts
+from fsm.hypervisor.values import SnapshotMetadata
+from fsm.images.tables import look_at_image
 from fsm.journal.records import converter
-from fsm.machine.observation import DomainState
+from fsm.machine.observation import DomainState, Size
+from fsm.machine.traits import OUR_BLOCK_JOB
 
 Action = Callable[[Context], Awaitable[None]]
 
@@ -37,18 +48,11 @@ async def create_source_overlays(context: Context) -> None:
 async def save_bases(context: Context) -> None:
     """Record bases and snapshots; before the overlays existed they could still change."""
     source = await context.host(Side.SOURCE)
-    bases = []
-    for overlay in context.planned.overlays:
-        facts = await source.storage.stat(overlay.base)
-        if facts is None:
-            raise ActionFailed(
-                "save-bases", f"{source.uri} has lost the base {overlay.base}", retryable=False
-            )
-        facts = facts.used_as(overlay.base_format)
-        sizes = (facts.size_bytes, facts.allocated_bytes, facts.capacity_bytes)
-        bases.append(Base(overlay.base, overlay.base_format, *sizes))
+    bases = [await base_of(source, overlay) for overlay in context.planned.overlays]
     uuid = context.planned.domain_uuid
     snapshots = await source.snapshots(uuid)
+    # In this order: one that is listed while it is still being taken shows as a job, then in the overlay.
+    await expect_no_snapshot_in_overlays(context, source)
     if external := [snapshot.name for snapshot in snapshots if snapshot.external]:
         raise ActionFailed(
             "save-bases",
@@ -61,18 +65,6 @@ async def save_bases(context: Context) -> None:
     context.outcome["bases"] = converter.unstructure(Bases(tuple(bases), snapshots, xml, persistent, packed))
 
 
-def _is_ours(context: Context, base: Base, found: FileFacts) -> bool:
-    """Whether a file at a copy's path was made by this migration.
-
-    The journal says so; or the engine died between making the file and recording it: then the file has just
-    the planned length and no data, and there is nothing in it that could be lost. What is known from a
-    domain's marker alone must have the planned length, as a copy has on which no guest has run.
-    """
-    as_planned = found.size_bytes == base.size_bytes
-    made = base.path in context.history.created and (as_planned or not context.history.adopted)
-    return made or (as_planned and found.allocated_bytes == 0)
-
-
 async def create_copies(context: Context) -> None:
     """Create each copy's file at the destination, as long as its base and all hole."""
     destination = await context.host(Side.DESTINATION)
@@ -81,7 +73,7 @@ async def create_copies(context: Context) -> None:
         found = await destination.storage.stat(base.path)
         if found is None:
             await destination.storage.create_sparse(base.path, base.size_bytes)
-        elif not _is_ours(context, base, found):
+        elif not is_ours(context, base, found):
             raise ActionFailed(
                 "create-copies",
                 f"{destination.uri}: {base.path} has appeared since preflight; it is left alone",
@@ -93,13 +85,18 @@ async def create_copies(context: Context) -> None:
 
 async def create_destination_overlays(context: Context) -> None:
     """Create an empty overlay on each copied base."""
-    destination = await context.host(Side.DESTINATION)
+    source, destination = await context.host(Side.SOURCE), await context.host(Side.DESTINATION)
     for overlay in context.planned.destination_overlays:
         # The name holds this migration's id: a file of that name is ours. Its content is of no worth before
         # the transfer begins, but one that libvirt has filled must not be taken for an empty one.
         if await destination.storage.stat(overlay.path) is not None:
             await destination.storage.remove(overlay.path)
+        # The disk may have been resized since the copy was begun: libvirt mirrors it at its present size, and
+        # the commit lets the copied base grow along.
         capacity_bytes = context.history.bases.of(overlay.base).capacity_bytes
+        seen = (await look_at_image(source.storage, overlay.path)).header
+        if context.history.bases.fits(overlay.base, seen.size_bytes) is Size.GROWN:
+            capacity_bytes = seen.size_bytes
         await destination.storage.create_overlay(overlay, capacity_bytes)
 
 
@@ -121,21 +118,39 @@ async def forget_source_snapshots(context: Context) -> None:
 
 async def restore_source_snapshots(context: Context) -> None:
     """Define the recorded metadata at the source again."""
-    source = await context.host(Side.SOURCE)
-    await source.define_snapshots(context.planned.domain_uuid, context.history.bases.snapshots)
+    await _restore(context, Side.SOURCE)
 
 
 async def restore_destination_snapshots(context: Context) -> None:
     """Define the recorded metadata at the destination."""
-    destination = await context.host(Side.DESTINATION)
-    await destination.define_snapshots(context.planned.domain_uuid, context.history.bases.snapshots)
+    await _restore(context, Side.DESTINATION)
+
+
+async def _restore(context: Context, side: Side) -> None:
+    """Also drop the metadata of snapshots that went with an overlay: nothing is left that it describes."""
+    host, uuid = await context.host(side), context.planned.domain_uuid
+    present = await host.snapshots(uuid)
+    recorded = {snapshot.name for snapshot in context.history.bases.snapshots}
+    gone = [s.name for s in present if s.name in context.history.given_up - recorded]
+    if gone:
+        await host.forget_snapshots(uuid, gone)
+    await host.define_snapshots(uuid, _wanted(context, present))
+
+
+def _wanted(context: Context, present: Sequence[SnapshotMetadata]) -> tuple[SnapshotMetadata, ...]:
+    """The recorded metadata. What was taken since the pivot lies in the bases, and stays the current one."""
+    recorded = context.history.bases.snapshots
+    known = {snapshot.name for snapshot in recorded} | context.history.given_up
+    if any(snapshot.current and snapshot.name not in known for snapshot in present):
+        return tuple(evolve(snapshot, current=False) for snapshot in recorded)
+    return recorded
 
 
 async def verify_destination_snapshots(context: Context) -> None:
     """Compare names, parents and the current one with what was recorded."""
     destination = await context.host(Side.DESTINATION)
     found = await destination.snapshots(context.planned.domain_uuid)
-    wanted = {(s.name, s.parent, s.current) for s in context.history.bases.snapshots}
+    wanted = {(s.name, s.parent, s.current) for s in _wanted(context, found)}
     if missing := wanted - {(s.name, s.parent, s.current) for s in found}:
         names = ", ".join(sorted(name for name, _, _ in missing))
         raise ActionFailed(
@@ -143,6 +158,26 @@ async def verify_destination_snapshots(context: Context) -> None:
             f"{destination.uri}: these snapshots are not as they were: {names}",
             remedy="nothing is lost: the images hold the snapshots and the journal their metadata",
         )
+
+
+async def cancel_source_commits(context: Context) -> None:
+    """Cancel our block commits at the source."""
+    await _cancel_commits(context, Side.SOURCE)
+
+
+async def cancel_destination_commits(context: Context) -> None:
+    """Cancel our block commits at the destination."""
+    await _cancel_commits(context, Side.DESTINATION)
+
+
+async def _cancel_commits(context: Context, side: Side) -> None:
+    host, uuid = await context.host(side), context.planned.domain_uuid
+    facts = await host.domain(uuid)
+    jobs = {disk.target: disk.block_job for disk in facts.disks} if facts else {}
+    for target in context.planned.targets:
+        job = jobs.get(target)
+        if job is not None and job.kind == OUR_BLOCK_JOB:
+            await host.cancel_block_job(uuid, target)
 
 
 async def resume_source(context: Context) -> None:
@@ -169,7 +204,7 @@ async def destroy_source_instance(context: Context) -> None:
 async def undefine_source(context: Context) -> None:
     """Remove the definition at the source; libvirt normally has done so."""
     if context.is_fenced(Side.SOURCE):
-        _leave(
+        leave(
             context,
             f"{context.request.shown_uri(Side.SOURCE)}: the definition of {context.planned.domain_name}",
         )
@@ -183,83 +218,6 @@ async def undefine_source(context: Context) -> None:
     await source.undefine(facts.uuid)
 
 
-async def remove_source_overlays(context: Context) -> None:
-    """Remove the overlay files at the source."""
-    paths = [overlay.path for overlay in context.planned.overlays]
-    if not context.history.bases.bases and not context.is_fenced(Side.SOURCE):
-        await _check_unknown_to_qemu(context, paths)
-    await _remove(context, Side.SOURCE, paths)
-
-
-async def _check_unknown_to_qemu(context: Context, paths: Sequence[str]) -> None:
-    """Their creation was begun, and not seen to succeed: QEMU may write to them without libvirt's knowledge.
-
-    A libvirtd that is killed behind QEMU's switch to the overlays, before it has noted it, takes the bases
-    for the active layers ever after (seen on libvirt 9.0).
-    """
-    source = await context.host(Side.SOURCE)
-    for path in paths:
-        if await source.storage.stat(path) is None or not await source.uses(
-            context.planned.domain_uuid, path
-        ):
-            continue
-        raise ActionFailed(
-            "remove-source-overlays",
-            f"{source.uri}: QEMU writes to {path}, of which its libvirt has lost track; it is left alone",
-            retryable=False,
-            remedy="shut the guest down from inside; then, on that host: "
-            f"qemu-img commit {path} && rm {path}; then: fsm retry {context.migration}",
-        )
-
-
-async def remove_destination_overlays(context: Context) -> None:
-    """Remove the overlay files at the destination."""
-    paths = [overlay.path for overlay in context.planned.destination_overlays]
-    await _remove(context, Side.DESTINATION, paths)
-
-
-async def remove_copies(context: Context) -> None:
-    """Remove the copied bases at the destination, only those that are ours."""
-    bases = context.history.bases.bases
-    if context.is_fenced(Side.DESTINATION):
-        await _remove(context, Side.DESTINATION, sorted(context.history.created))
-        return
-    if not bases:
-        return
-    destination = await context.host(Side.DESTINATION)
-    for base in bases:
-        found = await destination.storage.stat(base.path)
-        if found is None:
-            continue
-        if _is_ours(context, base, found):
-            await _remove(context, Side.DESTINATION, [base.path])
-        elif context.history.adopted:
-            _leave(context, f"{destination.uri}: {base.path}, which may be a copy of this migration or not")
-
-
-async def _remove(context: Context, side: Side, paths: list[str]) -> None:
-    """Remove files, but never one that the domain on that host uses."""
-    if context.is_fenced(side):
-        for path in paths:
-            _leave(context, f"{context.request.shown_uri(side)}: {path}")
-        return
-    host = await context.host(side)
-    used = await _used_files(host, context.planned.domain_uuid)
-    for path in paths:
-        if path in used:
-            raise ActionFailed("remove", f"{host.uri}: {path} is in use by the domain", retryable=False)
-        await host.storage.remove(path)
-
-
-async def _used_files(host: Host, uuid: str) -> set[str]:
-    facts = await host.domain(uuid)
-    return {path for disk in facts.disks for path in disk.chain} if facts else set()
-
-
-def _leave(context: Context, what: str) -> None:
-    context.outcome.setdefault("left_behind", []).append(what)
-
-
 async def release_pools(context: Context) -> None:
     """Put the storage pools back."""
     pools = [pool for pool in context.history.pools if not context.is_fenced(pool.side)]
@@ -270,7 +228,7 @@ async def release_pools(context: Context) -> None:
         await context.clock.wait(context.abort, attempt + 1.0)
     # A pool too many harms nobody; the migration does not fail for it, but it is told.
     for pool in pools:
-        _leave(context, f"{context.request.shown_uri(pool.side)}: a storage pool over {pool.directory}")
+        leave(context, f"{context.request.shown_uri(pool.side)}: a storage pool over {pool.directory}")
 
 
 async def put_back(context: Context, pools: Sequence[PoolBefore]) -> list[PoolBefore]:
@@ -306,6 +264,8 @@ ACTIONS: dict[str, Action] = {
         restore_source_snapshots,
         restore_destination_snapshots,
         verify_destination_snapshots,
+        cancel_source_commits,
+        cancel_destination_commits,
         resume_source,
         destroy_source_instance,
         undefine_source,

@@ -69,6 +69,7 @@ async def _copy_bases(context: Context) -> None:
             progress=tell,
         )
         before_bytes += result.data_bytes
+        await _expect_unwritten(context, base)
         if not await _made_durable(context, base):
             not_durable.append(base.path)
         if request.verify is Verify.FULL:
@@ -83,6 +84,19 @@ async def _copy_bases(context: Context) -> None:
             )
     # Such a file reaches stable storage with the commit's own flush; the original stays until then.
     context.outcome["durable_with_commit"] = not_durable
+
+
+async def _expect_unwritten(context: Context, base: Base) -> None:
+    """The base stood still while it was copied: nobody committed into it behind the engine's back."""
+    source = await context.host(Side.SOURCE)
+    found = await source.storage.stat(base.path)
+    if found is None or (base.modified and found.modified != base.modified):
+        raise ActionFailed(
+            "copy-bases",
+            f"{source.uri}: {base.path} was written to while it was copied",
+            retryable=False,
+            remedy="find out who committed into it, or wrote it; then migrate again",
+        )
 
 
 def _tell_verified(context: Context, total_bytes: int, data_bytes: int, hole_bytes: int) -> None:

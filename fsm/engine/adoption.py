@@ -16,8 +16,10 @@ from attrs import define, evolve, field
 
 from fsm.engine.actions import directory_of
 from fsm.engine.advice import other_journal
+from fsm.engine.bases import is_growable
 from fsm.engine.cases import Case, Examined, Kind
 from fsm.engine.clock import Clock
+from fsm.engine.history import History
 from fsm.engine.marking import packed_for_marker
 from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import Bases, Plan, PoolBefore, Request, Side
@@ -26,6 +28,7 @@ from fsm.hypervisor import domain_xml, markers
 from fsm.hypervisor.port import Connector, Host
 from fsm.hypervisor.uris import is_plain, safe_uri
 from fsm.hypervisor.values import Base, DomainFacts, Marker, PoolState, SnapshotMetadata
+from fsm.images.tables import snapshots_in
 from fsm.journal.port import Journal
 from fsm.journal.records import Header, Phase, Record, Step, converter
 from fsm.machine.observation import Job, Layer
@@ -178,7 +181,7 @@ class Adoption:
             if facts is None:
                 continue
             self._expect_quiet(facts, host)
-            seen = in_machine_terms(facts, plan)
+            seen = in_machine_terms(facts, History("", plan=plan))
             if seen.marked_by_another or any(disk.layer is Layer.FOREIGN for disk in seen.disks):
                 raise self._refuse(
                     f"at {host.uri} its disks or its marker are not as this one says",
@@ -239,11 +242,13 @@ class Adoption:
             bases = tuple(
                 [await self._base(host, overlay.base, overlay.base_format) for overlay in plan.overlays]
             )
+            # What was taken into an overlay is none of the bases' own: the first observation finds it again.
+            foreign = {name for one in plan.overlays for name in await snapshots_in(host.storage, one.path)}
         finally:
             for pool in pools:
                 if pool.side is Side.SOURCE:
                     await host.storage.release(pool.directory, pool.was)
-        snapshots = await host.snapshots(uuid)
+        snapshots = tuple(one for one in await host.snapshots(uuid) if one.name not in foreign)
         packed = await packed_for_marker(host, uuid, snapshots)
         return Bases(bases, snapshots, xml, persistent, packed)
 
@@ -252,7 +257,8 @@ class Adoption:
         if found is None:
             raise self._refuse(f"{host.uri} does not show its base {path}", "check the pool: virsh vol-list")
         found = found.used_as(image_format)
-        return Base(path, image_format, found.size_bytes, found.allocated_bytes, found.capacity_bytes)
+        sizes = (found.size_bytes, found.allocated_bytes, found.capacity_bytes)
+        return Base(path, image_format, *sizes, await is_growable(host.storage, found))
 
     async def _snapshots(
         self, marker: Marker, facts: dict[Side, DomainFacts], definition: str

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from fsm.engine import alterations
 from fsm.engine.plan import Request, Side
-from fsm.machine.observation import DomainState, Host, Layer, Observation
+from fsm.machine.observation import DomainState, Host, Job, Layer, Observation
+
+# Of these what the hosts show tells more than the error of the step before.
+SEEN_ON_THE_HOSTS = frozenset(("abort", "lose-sight", "find-split-brain", "find-alteration"))
 
 
 @frozen
@@ -34,6 +38,8 @@ def of_trigger(trigger: str, seen: Observation, request: Request, migration: str
                 "both hosts run an instance of the domain",
                 f"find out which one has the current data, destroy the other, then: fsm retry {migration}",
             )
+        case "find-alteration":
+            return _altered(sides, request, migration)
         case "find-unexpected":
             return _unexpected(sides, request, migration)
         case "adopt":
@@ -69,6 +75,13 @@ def _adopted(sides: dict[Side, Host], request: Request, migration: str) -> Cause
     return Cause("its journal is lost; adopted as both hosts show it", f"fsm show {migration}")
 
 
+def _altered(sides: dict[Side, Host], request: Request, migration: str) -> Cause:
+    uris = {side: request.shown_uri(side) for side in Side}
+    found = alterations.found(sides, uris, migration)
+    ways = dict.fromkeys(one.remedy for one in found)
+    return Cause("; ".join(one.what for one in found), ". ".join(ways))
+
+
 def _unexpected(sides: dict[Side, Host], request: Request, migration: str) -> Cause:
     for side, host in sides.items():
         if host.domain and host.domain.marked_by_another:
@@ -86,6 +99,12 @@ def _unexpected(sides: dict[Side, Host], request: Request, migration: str) -> Ca
                     f"{request.shown_uri(side)}: disk {disk.target} is on layers that are not ours: {chain}",
                     f"commit what is above the overlay back into it, then: fsm retry {migration}",
                 )
+    for side, host in sides.items():
+        if host.domain is not None and host.domain.job is Job.OTHER:
+            return Cause(
+                f"{request.uri(side)}: another job of libvirt holds the domain",
+                f"wait for its end (virsh domjobinfo), then: fsm retry {migration}",
+            )
     if not any(host.domain for host in sides.values()):
         return Cause(
             "neither host has the domain any more",

@@ -9,14 +9,16 @@ from __future__ import annotations
 from fsm.engine.commit_causes import FULL_BYTES, explained
 from fsm.engine.context import Context
 from fsm.engine.marking import mark, taken_over
-from fsm.engine.observe import in_machine_terms
+from fsm.engine.observe import in_machine_terms, look
 from fsm.engine.plan import Side
 from fsm.engine.space import MIB
 from fsm.engine.space_watch import CommitSpace
 from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DomainFacts, Overlay
-from fsm.machine.observation import Disk, DomainState, Layer
+from fsm.machine.observation import Disk, Domain, DomainState, Layer
+from fsm.machine.observation import Host as SeenHost
+from fsm.machine.traits import is_altered
 
 # The net below libvirt's block job events.
 POLL_S = 1.0
@@ -106,10 +108,26 @@ async def _facts(context: Context, host: Host, activity: str) -> DomainFacts:
 async def _disks(context: Context, host: Host, activity: str) -> dict[str, Disk]:
     """The planned disks as they are now; nothing is done to a domain with a layer that isn't ours."""
     facts = await _facts(context, host, activity)
-    seen = in_machine_terms(facts, context.planned)
-    if seen.marked_by_another:
-        raise taken_over(activity, host, facts)
-    disks = seen.disks
+    return _sound(in_machine_terms(facts, context.history), host, activity)
+
+
+async def _unaltered(context: Context, host: Host, activity: str) -> dict[str, Disk]:
+    """The same, and each overlay's own content has been looked at: nothing lies in it that a commit destroys.
+
+    What it is, and what can be done, is told from the next observation, which shows it again.
+    """
+    domain = await look(host, context.planned.domain_uuid, context.history)
+    if domain is None:
+        raise ActionFailed(activity, f"{host.uri}: the domain is gone", retryable=False)
+    if is_altered(SeenHost(reachable=True, domain=domain)):
+        raise ActionFailed(activity, f"{host.uri}: an overlay was altered meanwhile", retryable=False)
+    return _sound(domain, host, activity)
+
+
+def _sound(domain: Domain, host: Host, activity: str) -> dict[str, Disk]:
+    if domain.marked_by_another:
+        raise taken_over(activity, host, domain.marker)
+    disks = domain.disks
     if foreign := [disk.target for disk in disks if disk.layer is Layer.FOREIGN]:
         raise ActionFailed(
             activity,
@@ -117,17 +135,19 @@ async def _disks(context: Context, host: Host, activity: str) -> dict[str, Disk]
             retryable=False,
             remedy="find out who made them and commit them back into the overlay",
         )
-    if facts.state is DomainState.SHUT_OFF:
+    if domain.state is DomainState.SHUT_OFF:
         raise ActionFailed(activity, f"{host.uri}: the domain was shut off meanwhile")
     return {disk.target: disk for disk in disks}
 
 
 async def _begin(context: Context, host: Host, overlay: Overlay, activity: str, side: Side) -> None:
-    disk = (await _disks(context, host, activity))[overlay.target]
+    disk = (await _unaltered(context, host, activity))[overlay.target]
     if disk.layer is Layer.OVERLAY and disk.block_job is None:
         # The way back is not limited: it has to be over before the guest's writes fill the file system.
         limit = context.request.bandwidth_mib_per_s if side is Side.DESTINATION else 0
         await host.start_commit(context.planned.domain_uuid, overlay, limit)
+        # From here on libvirt lets nobody take a snapshot; one that came in before is found now.
+        await _unaltered(context, host, activity)
 
 
 async def _until_ready(context: Context, host: Host, side: Side, activity: str) -> None:
@@ -153,7 +173,7 @@ async def _until_ready(context: Context, host: Host, side: Side, activity: str) 
 
 
 async def _pivot(context: Context, host: Host, overlay: Overlay, activity: str) -> None:
-    disk = (await _disks(context, host, activity))[overlay.target]
+    disk = (await _unaltered(context, host, activity))[overlay.target]
     if disk.block_job is not None:
         await host.pivot(context.planned.domain_uuid, overlay.target)
 

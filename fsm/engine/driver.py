@@ -161,7 +161,7 @@ class Driver:
     # -- observe --------------------------------------------------------------------------------------
 
     async def _observe(self) -> Observation:
-        source, destination = await observe_hosts(self.hosts, self.history.plan, self.history.fenced)
+        source, destination = await observe_hosts(self.hosts, self.history)
         retry_at_s = self._retry_at_s()
         engine = self.history.facts(
             self._state.retry,
@@ -191,7 +191,8 @@ class Driver:
 
     def _lets_go(self) -> bool:
         """Whether a stable state's policy is used up or its time is over: then somebody has to look."""
-        used_up = self._retry_at_s() is None and not self.history.retry_requested
+        asked = self.history.retry_requested or self.history.rescue_requested
+        used_up = self._retry_at_s() is None and not asked
         return used_up or self._context.stalled()
 
     # -- decide and act -------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ class Driver:
             return {"cause": "; ".join(f"{finding.host}: {finding.message}" for finding in self.findings)}
         if trigger == "run-short" and self._space is not None and self._space.shortage is not None:
             return {"cause": self._space.shortage.what, "remedy": self._space.shortage.remedy}
-        if self.history.failures > 0 and trigger not in ("abort", "lose-sight", "find-split-brain"):
+        if self.history.failures > 0 and trigger not in causes.SEEN_ON_THE_HOSTS:
             return {"cause": self.history.cause, "remedy": self.history.remedy}
         cause = causes.of_trigger(trigger, seen, self.request, self.migration)
         return {"cause": cause.what, "remedy": cause.remedy}

@@ -34,7 +34,7 @@ from fsm.errors import BadInput, FsmError, JournalCorrupt
 from fsm.hypervisor.port import Connector
 from fsm.hypervisor.uris import safe_uri
 from fsm.journal.port import Journal, JournalUnavailable, Leased, Taken
-from fsm.journal.records import Header, Lease, Record, converter
+from fsm.journal.records import Data, Header, Lease, Record, converter
 from fsm.journal.sql import open_journal
 from fsm.machine.interpreter import Interpreter
 from fsm.machine.loader import load_default
@@ -205,13 +205,21 @@ class Engine:
         await asyncio.gather(*(wait_for(one.migration) for one in found if isinstance(one, Leased)))
         return handles, left
 
-    async def ask(self, migration: str, name: str, fenced: Collection[Side] = ()) -> None:
-        """Leave a request, "abort" or "retry", for whoever drives the migration now or later.
+    async def ask(
+        self,
+        migration: str,
+        name: str,
+        fenced: Collection[Side] = (),
+        accept_loss: Collection[str] = (),
+    ) -> None:
+        """Leave a request, "abort", "retry" or "rescue", for whoever drives the migration now or later.
 
-        ``fenced`` names hosts of which the asker attests that they are off. Raises ``BadInput`` when there is
-        no such migration.
+        ``fenced`` names hosts of which the asker attests that they are off, ``accept_loss`` snapshots that
+        were taken into the overlays and may vanish. Raises ``BadInput`` when there is no such migration.
         """
-        data = {"fenced": sorted(fenced)} if fenced else {}
+        data: Data = {"fenced": sorted(fenced)} if fenced else {}
+        if accept_loss:
+            data["accept_loss"] = sorted(accept_loss)
         await asyncio.to_thread(self.journal.ask, migration, name, data)
 
     async def examine(self, uris: Sequence[str]) -> tuple[Examined, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from fsm.engine.plan import Bases, Plan, PoolBefore, Side
+from fsm.engine.plan import Bases, Plan, PoolBefore, Rescued, Side
 from fsm.journal.records import Phase, Record, Step, converter
 from fsm.machine.observation import Activity, Engine, Merge, Preflight
 from fsm.machine.spec import RetryPolicy
@@ -22,7 +22,8 @@ class History:
     """Facts from the records so far.
 
     ``failures`` counts failed steps since the state was entered or last made progress; ``retries`` the times
-    that ``stuck`` was left. ``created`` holds the destination files that this migration made.
+    that ``stuck`` was left. ``created`` holds the destination files that this migration made. ``given_up``
+    names the snapshots in overlays that may go with them: their loss was accepted, or they were ``rescued``.
     """
 
     state: str
@@ -38,6 +39,9 @@ class History:
     created: frozenset[str] = frozenset()
     left_behind: tuple[str, ...] = ()
     retry_requested: bool = False
+    rescue_requested: bool = False
+    given_up: frozenset[str] = frozenset()
+    rescued: tuple[Rescued, ...] = ()
     fenced: frozenset[Side] = frozenset()
     started_paused: bool = False
     adopted: bool = False
@@ -86,11 +90,17 @@ class History:
         known = evolve(self, fenced=fenced)
         if record.name == "abort":
             return evolve(known, abort_requested=True)
+        if record.name == "rescue":
+            return evolve(known, rescue_requested=True)
+        known = evolve(known, given_up=known.given_up | set(record.data.get("accept_loss", ())))
         # Whoever asks wants a try now, whatever the policy has used up.
         return evolve(known, retry_requested=True, retries=0)
 
     def _after_activity(self, record: Record) -> History:
         known = self._with_data(record)
+        if record.name == "rescue-snapshots":
+            # Asked for once, tried once; what was saved is no reason to stay.
+            known = evolve(known, rescue_requested=False, retry_requested=not record.error)
         if record.error:
             return evolve(known._failed(record), activity=Activity.FAILED)
         return evolve(known, activity=Activity.DONE, failures=0)
@@ -118,6 +128,10 @@ class History:
             changes["plan"] = converter.structure(data["plan"], Plan)
         if "bases" in data:
             changes["bases"] = converter.structure(data["bases"], Bases)
+        if "rescued" in data:
+            rescued = tuple(converter.structure(data["rescued"], list[Rescued]))
+            changes["rescued"] = (*self.rescued, *rescued)
+            changes["given_up"] = self.given_up | {one.name for one in rescued}
         return evolve(self, **changes)
 
     def facts(self, retry: RetryPolicy, *, overdue: bool, retry_due: bool, space_short: bool) -> Engine:
@@ -135,6 +149,7 @@ class History:
             abort_requested=self.abort_requested,
             space_short=space_short,
             adopted=self.adopted,
+            rescue_requested=self.rescue_requested,
         )
 
 

@@ -10,7 +10,7 @@ from fsm.engine.plan import Side
 from fsm.errors import ActionFailed
 from fsm.hypervisor import markers
 from fsm.hypervisor.port import Host
-from fsm.hypervisor.values import DomainFacts, Marker, SnapshotMetadata
+from fsm.hypervisor.values import Marker, SnapshotMetadata
 
 
 async def mark_source(context: Context) -> None:
@@ -45,15 +45,14 @@ async def mark(context: Context, side: Side) -> None:
     if facts is None:
         raise ActionFailed("mark", f"{host.uri}: the domain is gone")
     if facts.marker is not None and not context.planned.owns(facts.marker):
-        raise taken_over("mark", host, facts)
+        raise taken_over("mark", host, facts.marker.migration)
     marker = _marker(context)
     if facts.marker != marker:
         await host.mark(facts.uuid, marker)
 
 
-def taken_over(action: str, host: Host, facts: DomainFacts) -> ActionFailed:
-    """The error for a domain that has become another's."""
-    migration = facts.marker.migration if facts.marker else ""
+def taken_over(action: str, host: Host, migration: str | None) -> ActionFailed:
+    """The error for a domain that has become another's: ``migration`` is what its marker names."""
     return ActionFailed(
         action,
         f"{host.uri}: the domain carries the marker of migration {migration}, which another engine has set",

@@ -4,43 +4,80 @@ from __future__ import annotations
 
 import asyncio
 
+from attrs import evolve
+
 from fsm.engine.context import Hosts
-from fsm.engine.plan import Plan, Side
-from fsm.errors import HostError
-from fsm.hypervisor.values import DomainFacts
-from fsm.machine.observation import Disk, Domain, DomainState, Host, Layer, layer_of
+from fsm.engine.history import History
+from fsm.engine.plan import Side
+from fsm.errors import HostError, ImageCorrupt, NotFound
+from fsm.hypervisor import port
+from fsm.hypervisor.values import DomainFacts, Overlay
+from fsm.images.tables import look_at_image
+from fsm.machine.observation import Disk, Domain, DomainState, Host, Job, Layer, layer_of
 
 
-async def observe_hosts(
-    hosts: Hosts, plan: Plan | None, fenced: frozenset[Side] = frozenset()
-) -> tuple[Host, Host]:
+async def observe_hosts(hosts: Hosts, history: History) -> tuple[Host, Host]:
     """The source and the destination as they are now, read at the same time.
 
-    ``fenced`` are the sides that the operator attests to be off; it counts only while they can't be reached.
-    Before there is a plan, nothing is known to ask for: both hosts count as known and empty.
+    A side that the operator attests to be off counts so only while it can't be reached. Before there is a
+    plan, nothing is known to ask for: both hosts count as known and empty.
     """
-    if plan is None:
+    if history.plan is None:
         return Host(reachable=True), Host(reachable=True)
-    source, destination = await asyncio.gather(*(_observe(hosts, plan, side, fenced) for side in Side))
+    uuid = history.plan.domain_uuid
+    source, destination = await asyncio.gather(*(_observe(hosts, uuid, history, side) for side in Side))
     return source, destination
 
 
-async def _observe(hosts: Hosts, plan: Plan, side: Side, fenced: frozenset[Side]) -> Host:
+async def _observe(hosts: Hosts, uuid: str, history: History, side: Side) -> Host:
     try:
         host = await hosts.get(side)
-        facts = await host.domain(plan.domain_uuid)
+        domain = await look(host, uuid, history)
     except HostError:
         # Whatever the reason: a host that could not be read is a host of which nothing is known.
-        return Host(reachable=False, fenced=side in fenced)
-    return Host(reachable=True, domain=None if facts is None else in_machine_terms(facts, plan))
+        return Host(reachable=False, fenced=side in history.fenced)
+    return Host(reachable=True, domain=domain)
 
 
-def in_machine_terms(facts: DomainFacts, plan: Plan) -> Domain:
+async def look(host: port.Host, uuid: str, history: History) -> Domain | None:
+    """The domain in the machine's terms, with what its overlays hold; None when the host has none."""
+    facts = await host.domain(uuid)
+    if facts is None or history.plan is None:
+        return None
+    domain = in_machine_terms(facts, history)
+    if domain.job is not Job.NONE:  # a migration or a save may be writing the file just now
+        return domain
+    overlays = {overlay.target: overlay for overlay in history.plan.overlays}
+    disks = [
+        await _with_content(host, disk, overlays[disk.target], history)
+        if disk.layer is Layer.OVERLAY
+        else disk
+        for disk in domain.disks
+    ]
+    return evolve(domain, disks=tuple(disks))
+
+
+async def _with_content(host: port.Host, disk: Disk, overlay: Overlay, history: History) -> Disk:
+    """Add what the overlay file itself shows."""
+    try:
+        image = await look_at_image(host.storage, overlay.path)
+    except (ImageCorrupt, NotFound) as error:
+        return evolve(disk, damage=str(error))
+    names = [snapshot.name for snapshot in image.snapshots]
+    return evolve(
+        disk,
+        stored=tuple(name for name in names if name not in history.given_up),
+        size=history.bases.fits(overlay.base, image.header.size_bytes),
+    )
+
+
+def in_machine_terms(facts: DomainFacts, history: History) -> Domain:
     """A domain's facts reduced to what decisions depend on; only planned disks count."""
+    plan = history.plan
     active = facts.state is not DomainState.SHUT_OFF
     by_target = {disk.target: disk for disk in facts.disks}
     disks = []
-    for overlay in plan.overlays:
+    for overlay in plan.overlays if plan else ():
         found = by_target.get(overlay.target)
         if found is None:
             disks.append(Disk(overlay.target, Layer.FOREIGN))
@@ -56,5 +93,13 @@ def in_machine_terms(facts: DomainFacts, plan: Plan) -> Domain:
         snapshots=facts.snapshots,
         current_snapshot=facts.current_snapshot,
         marker=marker.migration if marker else None,
-        marked_by_another=marker is not None and not plan.owns(marker),
+        marked_by_another=marker is not None and plan is not None and not plan.owns(marker),
+        unrecorded=_unrecorded(facts, history),
     )
+
+
+def _unrecorded(facts: DomainFacts, history: History) -> tuple[str, ...]:
+    if not history.bases.bases:  # what there is has not been recorded yet
+        return ()
+    known = {snapshot.name for snapshot in history.bases.snapshots} | history.given_up
+    return tuple(name for name in facts.snapshots if name not in known)

@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from fsm.hypervisor.uris import safe_uri
 from fsm.hypervisor.values import Base, Marker, Overlay, PoolState, SnapshotMetadata
-from fsm.machine.observation import Merge
+from fsm.machine.observation import Merge, Size
 
 
 class Side(StrEnum):
@@ -122,6 +122,15 @@ class Plan:
 
 
 @frozen
+class Rescued:
+    """A snapshot that was found in overlays and saved: an image for each disk, and libvirt's description."""
+
+    name: str
+    images: tuple[str, ...]
+    xml: str = field(default="", repr=False)
+
+
+@frozen
 class Bases:
     """Read once the overlays exist: from then on neither bases nor snapshots can change.
 
@@ -139,3 +148,7 @@ class Bases:
     def of(self, path: str) -> Base:
         """The base with this path."""
         return next(base for base in self.bases if base.path == path)
+
+    def fits(self, path: str, capacity_bytes: int) -> Size:
+        """How an overlay of this virtual size stands to the base at ``path``, if that is recorded yet."""
+        return next((base.fits(capacity_bytes) for base in self.bases if base.path == path), Size.SAME)

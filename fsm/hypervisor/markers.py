@@ -116,6 +116,7 @@ def _element(marker: Marker, *, alone: bool) -> etree._Element:
         sizes = {"size": base.size_bytes, "allocated": base.allocated_bytes, "capacity": base.capacity_bytes}
         copy = _child(root, "copy")
         _set(copy, path=base.path, format=base.format, **{name: str(size) for name, size in sizes.items()})
+        _set(copy, growable="yes" if base.growable else "no", modified=base.modified)
     if marker.snapshots:
         _child(root, "snapshots").text = marker.snapshots
     return root
@@ -147,9 +148,13 @@ def _read(root: etree._Element) -> Marker:
         ),
         bases=tuple(
             Base(
-                _get(copy, "path"),
-                _get(copy, "format"),
-                *(int(_get(copy, size)) for size in ("size", "allocated", "capacity")),
+                path=_get(copy, "path"),
+                format=_get(copy, "format"),
+                size_bytes=int(_get(copy, "size")),
+                allocated_bytes=int(_get(copy, "allocated")),
+                capacity_bytes=int(_get(copy, "capacity")),
+                growable=copy.get("growable") == "yes",
+                modified=copy.get("modified", ""),
             )
             for copy in root.iterfind(f"{{{NAMESPACE}}}copy")
         ),

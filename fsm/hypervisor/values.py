@@ -6,7 +6,9 @@ from enum import StrEnum
 
 from attrs import evolve, field, frozen
 
-from fsm.machine.observation import BlockJob, DomainState, Job, Merge
+from fsm.machine.observation import BlockJob, DomainState, Job, Merge, Size
+
+SECTOR_BYTES = 512
 
 
 @frozen
@@ -99,13 +101,26 @@ class Overlay:
 
 @frozen
 class Base:
-    """A base that stands still: its path, its file's length, and the virtual size of the disk in it."""
+    """A base that stands still: its path, its file's length, and the virtual size of the disk in it.
+
+    ``growable``: QEMU can make it larger, so a disk that is resized meanwhile can be committed. ``modified``
+    is the mark by which a write into it shows, empty where nobody knows it any more.
+    """
 
     path: str
     format: str
     size_bytes: int
     allocated_bytes: int
     capacity_bytes: int
+    growable: bool = True
+    modified: str = ""
+
+    def fits(self, capacity_bytes: int) -> Size:
+        """How an overlay of this virtual size stands to the base. QEMU counts in sectors."""
+        own_bytes = -(-self.capacity_bytes // SECTOR_BYTES) * SECTOR_BYTES
+        if capacity_bytes == own_bytes:
+            return Size.SAME
+        return Size.GROWN if self.growable and capacity_bytes > own_bytes else Size.UNFIT
 
 
 @frozen

@@ -135,6 +135,18 @@ def source_foreign(source: Host, _destination: Host) -> bool:
 
 
 @_of_hosts
+def source_altered(source: Host, _destination: Host) -> bool:
+    """At the source somebody put into the overlay, or upon its disk, what a commit would destroy."""
+    return traits.is_altered(source)
+
+
+@_of_hosts
+def source_unaltered(source: Host, _destination: Host) -> bool:
+    """At the source no snapshot, resize or block job is seen that this migration does not know."""
+    return not traits.is_altered(source)
+
+
+@_of_hosts
 def source_off_overlay(source: Host, _destination: Host) -> bool:
     """The source is known, and no disk there is on our overlay or on a layer that may hide it."""
     known = source.reachable or source.fenced
@@ -152,6 +164,18 @@ def destination_untangled(_source: Host, destination: Host) -> bool:
 def destination_foreign(_source: Host, destination: Host) -> bool:
     """At the destination some disk is on a layer that we did not make, or the marker is another's."""
     return traits.foreign(destination)
+
+
+@_of_hosts
+def destination_altered(_source: Host, destination: Host) -> bool:
+    """At the destination somebody put into the overlay, or upon its disk, what a commit would destroy."""
+    return traits.is_altered(destination)
+
+
+@_of_hosts
+def destination_unaltered(_source: Host, destination: Host) -> bool:
+    """At the destination no snapshot, resize or block job is seen that this migration does not know."""
+    return not traits.is_altered(destination)
 
 
 @_of_hosts
@@ -307,3 +331,9 @@ def space_short(engine: Engine) -> bool:
 def adopted(engine: Engine) -> bool:
     """The migration was made from what both hosts show, as the journal that began it is lost."""
     return engine.adopted
+
+
+@_of_engine
+def rescue_requested(engine: Engine) -> bool:
+    """Somebody asked to save the snapshots in the overlay before they are lost."""
+    return engine.rescue_requested

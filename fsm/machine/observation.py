@@ -36,6 +36,14 @@ class Layer(StrEnum):
     FOREIGN = "foreign"  # a layer, or an order of layers, that this migration did not make
 
 
+class Size(StrEnum):
+    """The overlay's virtual size, compared with the size of the base below it."""
+
+    SAME = "same"
+    GROWN = "grown"  # somebody resized the disk; the commit lets the base grow along
+    UNFIT = "unfit"  # smaller, or larger than QEMU can make this base
+
+
 @frozen
 class BlockJob:
     """A block job as ``virDomainGetBlockJobInfo`` and ``<mirror>`` report it.
@@ -52,12 +60,20 @@ class BlockJob:
 
 @frozen
 class Disk:
-    """A migrated disk of the domain: its whole backing chain, active layer first, and its block job."""
+    """A migrated disk of the domain: its whole backing chain, active layer first, and its block job.
+
+    The rest is read out of the overlay file, where that is the active layer and no job of the domain writes
+    it: ``stored`` names the internal snapshots in the overlay itself, those given up aside; ``damage`` says
+    why the file could not be understood.
+    """
 
     target: str
     layer: Layer
     chain: tuple[str, ...] = ()
     block_job: BlockJob | None = None
+    stored: tuple[str, ...] = ()
+    size: Size = Size.SAME
+    damage: str = ""
 
 
 @frozen
@@ -65,7 +81,8 @@ class Domain:
     """A domain as one host knows it. ``reason`` is libvirt's own word for why it is in this state.
 
     ``marker`` is the id of the migration that the domain's own metadata names. ``marked_by_another``: that is
-    another one, or this one adopted by an engine with another journal.
+    another one, or this one adopted by an engine with another journal. ``unrecorded`` are those of its
+    ``snapshots`` that the journal does not have, those given up aside.
     """
 
     state: DomainState
@@ -76,6 +93,7 @@ class Domain:
     current_snapshot: str | None = None
     marker: str | None = None
     marked_by_another: bool = False
+    unrecorded: tuple[str, ...] = ()
 
     @property
     def active(self) -> bool:
@@ -151,6 +169,7 @@ class Engine:
     abort_requested: bool = False
     space_short: bool = False  # a file system would get full before the end
     adopted: bool = False  # made from what the hosts show, as the journal that began it is lost
+    rescue_requested: bool = False
 
 
 @frozen

@@ -39,6 +39,10 @@ def _disk_sets() -> Iterator[tuple[Disk, ...]]:
     job = BlockJob("active-commit")
     yield Disk("vda", Layer.OVERLAY, block_job=job), Disk("vdb", Layer.BASE)
     yield Disk("vda", Layer.BASE, block_job=job), Disk("vdb", Layer.BASE)
+    # Altered: by what the overlay holds, or by a block job, whatever the layers are.
+    for layer in Layer:
+        yield Disk("vda", layer, block_job=BlockJob("copy")), Disk("vdb", Layer.BASE)
+        yield Disk("vda", Layer.OVERLAY, stored=("theirs",)), Disk("vdb", layer)
 
 
 def _domains() -> Iterator[Domain]:

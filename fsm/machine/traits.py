@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fsm.machine.observation import Domain, DomainState, Host, Job, Layer
+from fsm.machine.observation import Disk, Domain, DomainState, Host, Job, Layer, Size
+
+# The block job that this migration itself runs.
+OUR_BLOCK_JOB = "active-commit"
 
 # libvirt's reasons of a source instance that has handed its memory over: it must never run again.
 HANDED_OVER = frozenset({"migration", "postcopy", "postcopy-failed"})
@@ -52,6 +55,26 @@ def on_base(host: Host) -> bool:
     if not some_disk_on(host, Layer.BASE) or some_disk_on(host, Layer.OVERLAY) or foreign(host):
         return False
     return host.domain is not None and all(disk.block_job is None for disk in host.domain.disks)
+
+
+def is_altered(host: Host) -> bool:
+    """Something came into the overlay, or upon the disk, that a commit would destroy or trip over."""
+    domain = host.domain
+    if domain is None:
+        return False
+    # A migration mirrors its disks by block jobs of its own.
+    alien = domain.job is Job.NONE and any(
+        disk.block_job is not None and disk.block_job.kind != OUR_BLOCK_JOB for disk in domain.disks
+    )
+    # What is taken once the disks are on their bases lies in the bases, where it belongs.
+    unrecorded = bool(domain.unrecorded) and Layer.OVERLAY in layers(host)
+    return alien or unrecorded or any(map(holds_foreign, domain.disks))
+
+
+def holds_foreign(disk: Disk) -> bool:
+    """The overlay file shows what this migration did not put into it."""
+    altered = bool(disk.stored) or disk.size is Size.UNFIT or bool(disk.damage)
+    return altered and disk.layer is Layer.OVERLAY
 
 
 def owned_by_source(source: Host, destination: Host) -> bool:

@@ -23,6 +23,8 @@ ACTIONS: dict[str, str] = {
     "restore-source-snapshots": "define the snapshots' metadata at the source again",
     "restore-destination-snapshots": "define the snapshots' metadata at the destination",
     "verify-destination-snapshots": "compare the snapshots at the destination with those recorded",
+    "cancel-source-commits": "cancel our block commits at the source; the overlays stay the active layers",
+    "cancel-destination-commits": "cancel our block commits at the destination; the overlays stay",
     "resume-source": "resume the source instance if the failed migration left it paused",
     "destroy-source-instance": "destroy the source instance that has handed its memory over",
     "undefine-source": "undefine the shut-off domain that libvirt left at the source",
@@ -36,4 +38,5 @@ ACTIVITIES: dict[str, str] = {
     "migrate": "libvirt's live migration of memory and overlays",
     "commit-at-destination": "block-commit every overlay into its base at the destination",
     "commit-at-source": "block-commit every overlay into its base at the source",
+    "rescue-snapshots": "save each snapshot that lies in an overlay as an image of its own",
 }

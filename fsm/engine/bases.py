@@ -1,0 +1,42 @@
+"""What is recorded of the bases once their overlays exist."""
+
+from __future__ import annotations
+
+from fsm.engine.context import Context
+from fsm.engine.observe import look
+from fsm.errors import ActionFailed
+from fsm.hypervisor.port import Host, Storage
+from fsm.hypervisor.values import Base, FileFacts, Overlay
+from fsm.images.tables import look_at_image
+from fsm.machine.observation import Job
+
+
+async def base_of(source: Host, overlay: Overlay) -> Base:
+    """The base below an overlay, as it is from now on."""
+    facts = await source.storage.stat(overlay.base)
+    if facts is None:
+        raise ActionFailed("save-bases", f"{source.uri} has lost the base {overlay.base}", retryable=False)
+    facts = facts.used_as(overlay.base_format)
+    sizes = (facts.size_bytes, facts.allocated_bytes, facts.capacity_bytes)
+    growable = await is_growable(source.storage, facts)
+    return Base(overlay.base, overlay.base_format, *sizes, growable, facts.modified)
+
+
+async def is_growable(storage: Storage, base: FileFacts) -> bool:
+    """Whether QEMU can make a base larger, as it has to when its disk was resized."""
+    if base.format != "qcow2":
+        return True
+    # QEMU resizes no old-format image with snapshots; what it does with bitmaps is left alone.
+    header = (await look_at_image(storage, base.path)).header
+    return not header.autoclear_features and (header.version >= 3 or not header.snapshot_count)
+
+
+async def expect_no_snapshot_in_overlays(context: Context, source: Host) -> None:
+    """Fail where a snapshot lies in an overlay, or may be on its way into one."""
+    domain = await look(source, context.planned.domain_uuid, context.history)
+    if domain is None or domain.job is not Job.NONE:
+        raise ActionFailed("save-bases", f"{source.uri}: another job holds the domain")
+    if names := sorted({name for disk in domain.disks for name in disk.stored}):
+        raise ActionFailed(
+            "save-bases", f"{source.uri}: snapshots were taken into the overlays: {', '.join(names)}"
+        )

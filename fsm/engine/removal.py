@@ -1,0 +1,113 @@
+"""Removing what a migration has made: only that, never what is in use, never what holds a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fsm.engine.context import Context
+from fsm.engine.plan import Side
+from fsm.errors import ActionFailed
+from fsm.hypervisor.port import Host
+from fsm.hypervisor.values import Base, FileFacts
+from fsm.images.tables import snapshots_in
+
+
+def is_ours(context: Context, base: Base, found: FileFacts) -> bool:
+    """Whether a file at a copy's path was made by this migration.
+
+    The journal says so; or the engine died between making the file and recording it: then the file has just
+    the planned length and no data, and there is nothing in it that could be lost. What is known from a
+    domain's marker alone must have the planned length, as a copy has on which no guest has run.
+    """
+    as_planned = found.size_bytes == base.size_bytes
+    made = base.path in context.history.created and (as_planned or not context.history.adopted)
+    return made or (as_planned and found.allocated_bytes == 0)
+
+
+async def remove_source_overlays(context: Context) -> None:
+    """Remove the overlay files at the source."""
+    if not context.history.bases.bases and not context.is_fenced(Side.SOURCE):
+        await _check_unknown_to_qemu(context, [overlay.path for overlay in context.planned.overlays])
+    await _remove_overlays(context, Side.SOURCE)
+
+
+async def _check_unknown_to_qemu(context: Context, paths: Sequence[str]) -> None:
+    """Their creation was begun, and not seen to succeed: QEMU may write to them without libvirt's knowledge.
+
+    A libvirtd that is killed behind QEMU's switch to the overlays, before it has noted it, takes the bases
+    for the active layers ever after (seen on libvirt 9.0).
+    """
+    source = await context.host(Side.SOURCE)
+    for path in paths:
+        if await source.storage.stat(path) is None or not await source.uses(
+            context.planned.domain_uuid, path
+        ):
+            continue
+        raise ActionFailed(
+            "remove-source-overlays",
+            f"{source.uri}: QEMU writes to {path}, of which its libvirt has lost track; it is left alone",
+            retryable=False,
+            remedy="shut the guest down from inside; then, on that host: "
+            f"qemu-img commit {path} && rm {path}; then: fsm retry {context.migration}",
+        )
+
+
+async def remove_destination_overlays(context: Context) -> None:
+    """Remove the overlay files at the destination."""
+    await _remove_overlays(context, Side.DESTINATION)
+
+
+async def _remove_overlays(context: Context, side: Side) -> None:
+    """Each overlay file, unless it holds a snapshot that nobody has given up."""
+    planned = context.planned
+    overlays = planned.overlays if side is Side.SOURCE else planned.destination_overlays
+    paths = [overlay.path for overlay in overlays]
+    if not context.is_fenced(side):
+        storage = (await context.host(side)).storage
+        for path in list(paths):
+            if names := await snapshots_in(storage, path) - context.history.given_up:
+                leave(context, f"{context.request.shown_uri(side)}: {path} with {', '.join(sorted(names))}")
+                paths.remove(path)
+    await _remove(context, side, paths)
+
+
+async def remove_copies(context: Context) -> None:
+    """Remove the copied bases at the destination, only those that are ours."""
+    bases = context.history.bases.bases
+    if context.is_fenced(Side.DESTINATION):
+        await _remove(context, Side.DESTINATION, sorted(context.history.created))
+        return
+    if not bases:
+        return
+    destination = await context.host(Side.DESTINATION)
+    for base in bases:
+        found = await destination.storage.stat(base.path)
+        if found is None:
+            continue
+        if is_ours(context, base, found):
+            await _remove(context, Side.DESTINATION, [base.path])
+        elif context.history.adopted:
+            leave(context, f"{destination.uri}: {base.path}, which may be a copy of this migration or not")
+
+
+async def _remove(context: Context, side: Side, paths: list[str]) -> None:
+    """Remove files, but never one that the domain on that host uses."""
+    if context.is_fenced(side):
+        for path in paths:
+            leave(context, f"{context.request.shown_uri(side)}: {path}")
+        return
+    host = await context.host(side)
+    used = await _used_files(host, context.planned.domain_uuid)
+    for path in paths:
+        if path in used:
+            raise ActionFailed("remove", f"{host.uri}: {path} is in use by the domain", retryable=False)
+        await host.storage.remove(path)
+
+
+async def _used_files(host: Host, uuid: str) -> set[str]:
+    facts = await host.domain(uuid)
+    return {path for disk in facts.disks for path in disk.chain} if facts else set()
+
+
+def leave(context: Context, what: str) -> None:
+    context.outcome.setdefault("left_behind", []).append(what)
