@@ -7,6 +7,7 @@ from fsm.engine.adoption import AdoptionRefused
 from fsm.engine.cases import Case, Examined
 from fsm.engine.context import Progress
 from fsm.engine.engine import Engine, Handle
+from fsm.engine.guard import Guard
 from fsm.engine.plan import Request, Side, Verify
 from fsm.engine.result import Result
 from fsm.errors import (
@@ -34,6 +35,7 @@ __all__ = [
     "Engine",
     "Examined",
     "FsmError",
+    "Guard",
     "Handle",
     "HostError",
     "HostUnreachable",

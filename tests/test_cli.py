@@ -23,6 +23,7 @@ COMMANDS = {
     ("doctor",): "--adopt",
     ("list",): "--unfinished",
     ("show",): "MIGRATION",
+    ("guard",): "OPERATION",
     ("check",): "FILE",
     ("diagram",): "--format",
     ("replay",): "--against",

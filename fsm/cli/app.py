@@ -15,6 +15,7 @@ import structlog
 
 from fsm.cli.doctor import doctor
 from fsm.cli.exit_codes import ExitCode
+from fsm.cli.guard import guard
 from fsm.cli.journal import list_migrations, show
 from fsm.cli.lab import lab
 from fsm.cli.machine import check, diagram
@@ -83,5 +84,7 @@ def _configure_log(*, verbose: bool) -> None:
     )
 
 
-for command in (migrate, resume, abort, retry, doctor, list_migrations, show, check, diagram, replay, lab):
+COMMANDS = (migrate, resume, abort, retry, doctor, list_migrations, show, guard, check, diagram, replay, lab)
+
+for command in COMMANDS:
     main.add_command(command)

@@ -22,6 +22,7 @@ from fsm.engine.cases import Case, Examined
 from fsm.engine.clock import Clock, SystemClock
 from fsm.engine.context import Hosts, Progress
 from fsm.engine.driver import Driver
+from fsm.engine.guard import Guard
 from fsm.engine.heart import BEAT_S, Heart
 from fsm.engine.history import fold
 from fsm.engine.holder import is_dead
@@ -248,6 +249,11 @@ class Engine:
         await asyncio.to_thread(self.journal.create, header, first)
         log.info("migration-adopted", migration=header.migration, domain=header.domain)
         return await self._drive(header.migration, on_progress, on_record)
+
+    @property
+    def guard(self) -> Guard:
+        """Whether an operation on a domain would harm its migration; for orchestrators to ask beforehand."""
+        return Guard(self.spec, self.journal, self.connector)
 
     def migrations(self, *, unfinished: bool = False) -> Sequence[Header]:
         """What the journal knows, oldest first. Blocking."""

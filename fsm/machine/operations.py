@@ -9,10 +9,16 @@ from enum import StrEnum
 
 
 class Operation(StrEnum):
-    """What somebody may want to do to a domain while it is being migrated."""
+    """What somebody may want to do to a domain while it is being migrated.
+
+    ``set-metadata`` is about this package's own namespace, the ``volume-`` ones about the domain's images and
+    overlays. ``tune`` stands for all settings of a running domain and of its jobs, ``guest`` for what goes to
+    the guest: keys, consoles, its agent.
+    """
 
     SNAPSHOT_CREATE_INTERNAL = "snapshot-create-internal"
     SNAPSHOT_CREATE_EXTERNAL = "snapshot-create-external"
+    SNAPSHOT_REDEFINE = "snapshot-redefine"
     SNAPSHOT_REVERT = "snapshot-revert"
     SNAPSHOT_DELETE = "snapshot-delete"
     BLOCK_COMMIT = "block-commit"
@@ -32,7 +38,11 @@ class Operation(StrEnum):
     DETACH_DEVICE = "detach-device"
     UPDATE_DEVICE = "update-device"
     CHANGE_MEDIA = "change-media"
+    DEFINE = "define"
     UNDEFINE = "undefine"
+    RENAME = "rename"
+    SET_METADATA = "set-metadata"
+    START = "start"
     VOLUME_DELETE = "volume-delete"
     VOLUME_RESIZE = "volume-resize"
     VOLUME_WIPE = "volume-wipe"
@@ -44,12 +54,15 @@ class Operation(StrEnum):
     SHUTDOWN = "shutdown"
     DESTROY = "destroy"
     CORE_DUMP = "core-dump"
+    TUNE = "tune"
+    GUEST = "guest"
 
 
 # Why each would harm: the reference docs and the refusals quote these sentences.
 HARM: dict[Operation, str] = {
     Operation.SNAPSHOT_CREATE_INTERNAL: "it would be stored in the overlay and vanish with it",
     Operation.SNAPSHOT_CREATE_EXTERNAL: "it would put a layer on the overlay, and block the commit",
+    Operation.SNAPSHOT_REDEFINE: "the record would not have it, and libvirt migrates no domain with metadata",
     Operation.SNAPSHOT_REVERT: "it would throw the overlay's writes away",
     Operation.SNAPSHOT_DELETE: "it would rewrite the base while it is being copied",
     Operation.BLOCK_COMMIT: "it would write into the base while it is being copied",
@@ -69,8 +82,12 @@ HARM: dict[Operation, str] = {
     Operation.DETACH_DEVICE: "the other host's definition would still have the device",
     Operation.UPDATE_DEVICE: "the other host's definition would not have the change",
     Operation.CHANGE_MEDIA: "the other host's definition would not have the change",
+    Operation.DEFINE: "with another image in the definition, the next start loses what the overlay holds",
     Operation.UNDEFINE: "it would remove what the commit and the rollback need",
     Operation.SUSPEND: "libvirt would resume the guest when the migration ends; suspend it then",
+    Operation.RENAME: "the other host's definition would keep the old name",
+    Operation.SET_METADATA: "the domain's marker would no longer tell that its overlay exists",
+    Operation.START: "the domain may live at the other host, and two instances would write",
     Operation.VOLUME_DELETE: "it would remove a file that the domain or its way back needs",
     Operation.VOLUME_RESIZE: "it would change a file that must stand still",
     Operation.VOLUME_WIPE: "it would destroy a file that the domain or its way back needs",

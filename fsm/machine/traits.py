@@ -67,7 +67,7 @@ def is_altered(host: Host) -> bool:
         disk.block_job is not None and disk.block_job.kind != OUR_BLOCK_JOB for disk in domain.disks
     )
     # What is taken once the disks are on their bases lies in the bases, where it belongs.
-    unrecorded = bool(domain.unrecorded) and Layer.OVERLAY in layers(host)
+    unrecorded = bool(domain.unrecorded) and some_disk_on(host, Layer.OVERLAY)
     return alien or unrecorded or any(map(holds_foreign, domain.disks))
 
 

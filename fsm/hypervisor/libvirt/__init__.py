@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from fsm.hypervisor.libvirt.connector import LibvirtConnector
+from fsm.hypervisor.libvirt.guarded import GuardedDomain, GuardedVolume
 
-__all__ = ["LibvirtConnector"]
+__all__ = ["GuardedDomain", "GuardedVolume", "LibvirtConnector"]
