@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from lxml import etree
 
+from fsm.engine.effective import as_defined
+from fsm.engine.history import fold
 from fsm.engine.result import Result
+from fsm.errors import NotFound
 from fsm.hypervisor.simulated import commit, files
 from fsm.hypervisor.simulated.state import Denied
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
@@ -156,6 +160,67 @@ async def test_a_layer_put_on_the_overlay() -> None:
     await check_end(simulation, result)
 
 
+@pytest.mark.parametrize("home", [SOURCE, DESTINATION])
+async def test_a_snapshot_is_rescued_and_the_migration_goes_on(home: str) -> None:
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    if home == SOURCE:
+        world.at("make_durable", take(simulation, SOURCE))
+    else:
+        world.at("migrate", take(simulation, DESTINATION), when="after")
+    result = await simulation.migrate()
+    assert result.state == "stuck"
+    expected = {target: world.snapshot_view(home, uuid, target, "theirs") for target in ("vda", "vdb")}
+    simulation.write()
+    await simulation.engine.ask(result.migration, "rescue")
+    ended = await (await simulation.engine.resume(result.migration)).wait()
+    assert ended.state == ("rolled-back" if home == SOURCE else "committed"), ended
+    for target in ("vda", "vdb"):
+        path = f"{IMAGES}/web-{target}.qcow2.rescued-theirs"
+        assert world.image_snapshots(home, path) == {"theirs": expected[target]}
+    rescued = [path for path in world.files(home) if "rescued" in path]
+    assert len(rescued) == 2
+    assert stored(simulation, home) == []
+    for path in rescued:
+        world.remove_file(home, path)
+    await check_end(simulation, ended)
+
+
+async def test_a_rescue_that_fails_leaves_the_snapshot_where_it_is() -> None:
+    simulation = await simulate()
+    world = simulation.world
+    world.at("make_durable", take(simulation, SOURCE))
+    result = await simulation.migrate()
+    world.set_free_bytes(SOURCE, IMAGES, 1 << 20)
+    await simulation.engine.ask(result.migration, "rescue")
+    full = await (await simulation.engine.resume(result.migration)).wait()
+    assert full.state == "stuck"
+    assert "MiB free" in full.cause
+    world.set_free_bytes(SOURCE, IMAGES, 1 << 40)
+    world.fail("save_snapshot", nth=2)  # the first disk's image is made, the second's is not
+    await simulation.engine.ask(result.migration, "rescue")
+    half = await (await simulation.engine.resume(result.migration)).wait()
+    assert half.state == "stuck"
+    assert stored(simulation, SOURCE) == ["vda", "vdb"]
+    await simulation.engine.ask(result.migration, "rescue")
+    ended = await (await simulation.engine.resume(result.migration)).wait()
+    assert ended.state == "rolled-back"
+    rescued = sorted(path for path in world.files(SOURCE) if "rescued" in path)
+    base = f"{IMAGES}/web-vda.qcow2.rescued-theirs"
+    assert rescued == [base, f"{base}.2", f"{IMAGES}/web-vdb.qcow2.rescued-theirs"]
+
+
+async def test_nothing_to_rescue() -> None:
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    world.at("make_durable", lambda: world.resize(SOURCE, uuid, "vda", 7 << 20))
+    result = await simulation.migrate()
+    await simulation.engine.ask(result.migration, "rescue")
+    ended = await (await simulation.engine.resume(result.migration)).wait()
+    assert ended.state == "stuck"
+    assert "no overlay holds a snapshot" in ended.cause
+
+
 async def test_a_disk_that_grows_during_the_copy_arrives_grown() -> None:
     simulation = await simulate()
     world, uuid = simulation.world, simulation.uuid
@@ -226,3 +291,34 @@ async def test_an_overlay_file_that_holds_a_snapshot_is_never_removed() -> None:
     assert len(ended.left_behind) == 2
     assert all("theirs" in left for left in ended.left_behind)
     assert len([path for path in world.files(SOURCE) if ".fsm-" in path]) == 2
+
+
+async def test_management_sees_the_domain_as_its_user_defined_it() -> None:
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    host = await world.connect(SOURCE)
+    before = await host.persistent_xml(uuid)
+    world.at("make_durable", take(simulation, SOURCE))
+    result = await simulation.migrate()
+    assert result.state == "stuck"
+    shown = await host.persistent_xml(uuid)
+    assert ".fsm-" in shown
+    for domain in ("web", uuid):
+        effective = await simulation.engine.effective_xml(domain, SOURCE)
+        assert canonical(effective) == canonical(before)
+    recorded = fold("planned", simulation.journal.records(result.migration)).bases.persistent_xml
+    plan = simulation.engine.guard.plan_of(uuid)
+    assert canonical(as_defined(recorded, plan)) == canonical(before)
+
+
+async def test_a_domain_without_a_migration_is_shown_as_it_is() -> None:
+    simulation = await simulate()
+    before = await (await simulation.world.connect(SOURCE)).persistent_xml(simulation.uuid)
+    assert canonical(await simulation.engine.effective_xml("web", SOURCE)) == canonical(before)
+    with pytest.raises(NotFound):
+        await simulation.engine.effective_xml("nobody", SOURCE)
+
+
+def canonical(xml: str) -> bytes:
+    root = etree.fromstring(xml, etree.XMLParser(remove_blank_text=True))
+    return etree.tostring(root, method="c14n")

@@ -21,7 +21,7 @@ from fsm.cli.lab import lab
 from fsm.cli.machine import check, diagram
 from fsm.cli.migrate import migrate
 from fsm.cli.replay import replay
-from fsm.cli.takeover import abort, resume, retry
+from fsm.cli.takeover import abort, rescue, resume, retry
 from fsm.errors import BadInput, FsmError, SpecError
 
 
@@ -84,7 +84,10 @@ def _configure_log(*, verbose: bool) -> None:
     )
 
 
-COMMANDS = (migrate, resume, abort, retry, doctor, list_migrations, show, guard, check, diagram, replay, lab)
+COMMANDS = (
+    *(migrate, resume, abort, retry, rescue, doctor),
+    *(list_migrations, show, guard, replay, check, diagram, lab),
+)
 
 for command in COMMANDS:
     main.add_command(command)

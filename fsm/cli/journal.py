@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fsm.cli.display import public, public_header
+from fsm.engine.effective import as_defined
 from fsm.engine.history import History, fold
 from fsm.errors import BadInput
 from fsm.journal.records import Header, Phase, Record, Step
@@ -57,8 +58,11 @@ def _show_headers(headers: Sequence[Header], *, as_json: bool) -> None:
 @click.argument("migration")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: the header, then the records.")
 @click.option("--recorded-xml", "as_xml", is_flag=True, help="The domain's definition, secrets included.")
+@click.option(
+    "--xml", "as_defined_xml", is_flag=True, help="The same as its user wrote it, without overlays."
+)
 @click.pass_context
-def show(context: click.Context, migration: str, as_json: bool, as_xml: bool) -> None:
+def show(context: click.Context, migration: str, as_json: bool, as_xml: bool, as_defined_xml: bool) -> None:
     """Show what happened to MIGRATION, and what to do where it waits."""
     journal_file: Path = context.obj["journal"]
     if not journal_file.exists():
@@ -75,9 +79,21 @@ def show(context: click.Context, migration: str, as_json: bool, as_xml: bool) ->
     if as_xml:
         click.echo(history.bases.persistent_xml)
         return
+    if as_defined_xml:
+        _show_defined(history, migration)
+        return
     _show_summary(header, history)
     for record in records:
         click.echo(_row(record))
+
+
+def _show_defined(history: History, migration: str) -> None:
+    if not history.bases.persistent_xml:
+        raise BadInput(
+            f"migration {migration} has recorded no definition: it has made no overlay",
+            remedy="the domain is as its host shows it: virsh dumpxml --inactive",
+        )
+    click.echo(as_defined(history.bases.persistent_xml, history.plan))
 
 
 def _show_summary(header: Header, history: History) -> None:
@@ -91,6 +107,8 @@ def _show_summary(header: Header, history: History) -> None:
         click.echo(f"cause: {history.cause}")
     if history.remedy and header.state != "committed":
         click.echo(f"what to do: {history.remedy}")
+    for rescued in history.rescued:
+        click.echo(f"snapshot {rescued.name} was saved: {', '.join(rescued.images)}")
     if history.left_behind:
         click.echo(f"left behind: {', '.join(history.left_behind)}")
 

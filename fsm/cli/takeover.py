@@ -60,21 +60,52 @@ def abort(context: click.Context, migration: str, fenced: tuple[str, ...], as_js
 
 @click.command()
 @click.argument("migration")
+@click.option(
+    "--accept-loss",
+    "given_up",
+    metavar="NAME",
+    multiple=True,
+    help="Give up the snapshot NAME, which was taken into an overlay and vanishes with it.",
+)
 @_fenced
 @_json
 @click.pass_context
-def retry(context: click.Context, migration: str, fenced: tuple[str, ...], as_json: bool) -> None:
+def retry(
+    context: click.Context,
+    migration: str,
+    given_up: tuple[str, ...],
+    fenced: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Try a stuck MIGRATION again at once."""
-    _ask(context, migration, "retry", fenced, as_json=as_json)
+    _ask(context, migration, "retry", fenced, given_up, as_json=as_json)
+
+
+@click.command()
+@click.argument("migration")
+@_json
+@click.pass_context
+def rescue(context: click.Context, migration: str, as_json: bool) -> None:
+    """Save the snapshots that were taken into MIGRATION's overlays, then try again.
+
+    Each becomes an image of its own beside its disk's image, with its saved memory; fsm show names them.
+    """
+    _ask(context, migration, "rescue", (), as_json=as_json)
 
 
 def _ask(
-    context: click.Context, migration: str, name: str, fenced: tuple[str, ...], *, as_json: bool
+    context: click.Context,
+    migration: str,
+    name: str,
+    fenced: tuple[str, ...],
+    given_up: tuple[str, ...] = (),
+    *,
+    as_json: bool,
 ) -> None:
     """Leave the request, and do what it asks; or watch the process do it that drives the migration."""
 
     async def begin(engine: Engine, display: Display) -> list[Handle]:
-        await engine.ask(migration, name, [Side(side) for side in fenced])
+        await engine.ask(migration, name, [Side(side) for side in fenced], given_up)
         try:
             return [await _take_over(engine, migration, display)]
         except Leased as error:

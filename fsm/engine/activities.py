@@ -15,6 +15,7 @@ from fsm.engine.context import Context
 from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import Side, Verify
 from fsm.engine.preflight import preflight
+from fsm.engine.rescue import rescue_snapshots
 from fsm.errors import ActionFailed, HostError, HostUnreachable, NotFound, OutcomeUnknown
 from fsm.hypervisor.domain_xml import with_disk_sources
 from fsm.hypervisor.port import Host
@@ -242,5 +243,12 @@ async def _abort_job(context: Context, source: Host) -> None:
 
 ACTIVITIES: dict[str, Activity] = {
     function.__name__.replace("_", "-"): function
-    for function in (preflight, copy_bases, migrate, commit_at_destination, commit_at_source)
+    for function in (
+        preflight,
+        copy_bases,
+        migrate,
+        commit_at_destination,
+        commit_at_source,
+        rescue_snapshots,
+    )
 }

@@ -22,6 +22,7 @@ from fsm.engine.cases import Case, Examined
 from fsm.engine.clock import Clock, SystemClock
 from fsm.engine.context import Hosts, Progress
 from fsm.engine.driver import Driver
+from fsm.engine.effective import as_defined
 from fsm.engine.guard import Guard
 from fsm.engine.heart import BEAT_S, Heart
 from fsm.engine.history import fold
@@ -254,6 +255,20 @@ class Engine:
     def guard(self) -> Guard:
         """Whether an operation on a domain would harm its migration; for orchestrators to ask beforehand."""
         return Guard(self.spec, self.journal, self.connector)
+
+    async def effective_xml(self, domain: str, uri: str = "qemu:///system") -> str:
+        """The definition of a domain on the host at ``uri`` as its user wrote it, secrets included.
+
+        While the domain is on an overlay libvirt's own answer names that file as the disk's source, and holds
+        the marker. ``domain`` is a name or UUID. Raises ``NotFound`` when the host has no such domain.
+        """
+        host = await self.connector.connect(uri)
+        try:
+            uuid = await host.resolve(domain)
+            xml = await host.persistent_xml(uuid)
+        finally:
+            await host.close()
+        return as_defined(xml, await asyncio.to_thread(self.guard.plan_of, uuid))
 
     def migrations(self, *, unfinished: bool = False) -> Sequence[Header]:
         """What the journal knows, oldest first. Blocking."""

@@ -100,6 +100,11 @@ class Guard:
             for verdict in by_journal
         )
 
+    def plan_of(self, domain: str) -> Plan | None:
+        """What the domain's unfinished migration has planned, None without one or before there is a plan."""
+        plans = [self._plan(header) for header in self._headers(domain)]
+        return next((plan for plan in plans if plan is not None), None)
+
     @contextmanager
     def holding(self, domain: str, operation: Operation | str) -> Iterator[Held]:
         """Check on entry, and raise ``OperationBlocked``. No migration is kept from beginning meanwhile."""

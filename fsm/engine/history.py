@@ -16,6 +16,9 @@ from fsm.journal.records import Phase, Record, Step, converter
 from fsm.machine.observation import Activity, Engine, Merge, Preflight
 from fsm.machine.spec import RetryPolicy
 
+# Record data that may hold secrets: descriptions of domains and of snapshots.
+PRIVATE = frozenset(("bases", "plan", "rescued"))
+
 
 @frozen
 class History:
@@ -91,7 +94,7 @@ class History:
         if record.name == "abort":
             return evolve(known, abort_requested=True)
         if record.name == "rescue":
-            return evolve(known, rescue_requested=True)
+            return evolve(known, rescue_requested=True, retries=0)
         known = evolve(known, given_up=known.given_up | set(record.data.get("accept_loss", ())))
         # Whoever asks wants a try now, whatever the policy has used up.
         return evolve(known, retry_requested=True, retries=0)

@@ -32,6 +32,18 @@ class LeashedConnector:
         """See ``fsm.hypervisor.port.Connector``."""
         return cast(Host, _Leashed(await self.connector.connect(uri), self.permit))
 
+    def __getattr__(self, name: str) -> Any:
+        """What a connector may have besides: a way of its own to save a snapshot."""
+        if name != "save_snapshot":
+            raise AttributeError(name)
+        own = getattr(self.connector, name)
+
+        async def checked(*arguments: Any) -> None:
+            self.permit()
+            await own(*arguments)
+
+        return checked
+
     def open_channel(self, uri: str) -> DataChannel:
         """See ``fsm.hypervisor.port.Connector``."""
         return cast(DataChannel, _LeashedChannel(self.connector.open_channel(uri), self.permit))

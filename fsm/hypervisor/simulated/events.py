@@ -7,7 +7,16 @@ from contextlib import contextmanager
 
 from attrs import define
 
-from fsm.hypervisor.simulated import domains, environment, files, guest, migration, overlays, snapshots
+from fsm.hypervisor.simulated import (
+    domains,
+    environment,
+    files,
+    guest,
+    images,
+    migration,
+    overlays,
+    snapshots,
+)
 from fsm.hypervisor.simulated.core import WorldCore
 from fsm.hypervisor.simulated.guest import LostWrite
 from fsm.hypervisor.simulated.state import HostState, active, domain_record
@@ -228,6 +237,33 @@ class Events(WorldCore):
         with self.changing() as state:
             file = files.existing(state, state.hosts[uri], path)
             return [(at, length) for at, length, is_data in files.extents(file, 0, file.size) if is_data]
+
+    def snapshot_view(self, uri: str, uuid: str, target: str, name: str) -> dict[int, bytes]:
+        """What a disk's guest saw when a snapshot was taken: block -> content, through the layers below."""
+        with self.changing() as state:
+            host = state.hosts[uri]
+            seen: dict[int, bytes] = {}
+            layers = overlays.layers(state, host, domain_record(host, uuid), target)
+            for path, image_format in reversed(layers):
+                file = files.existing(state, host, path)
+                if any(entry.name == name for entry in images.snapshot_table(file)):
+                    seen.update(images.snapshot_blocks(file, name))
+                else:
+                    held = images.blocks(file, image_format)
+                    layer = ((path, image_format),)
+                    seen.update({b: images.read_block(state, host, layer, b) for b in held})
+            return seen
+
+    def image_snapshots(self, uri: str, path: str) -> dict[str, dict[int, bytes]]:
+        """What an image's own snapshots hold: name -> block -> content."""
+        with self.changing() as state:
+            file = files.existing(state, state.hosts[uri], path)
+            return {one.name: images.snapshot_blocks(file, one.name) for one in images.snapshot_table(file)}
+
+    def remove_file(self, uri: str, path: str) -> None:
+        """An operator removes a file."""
+        with self.changing() as state:
+            files.remove(state, state.hosts[uri], path)
 
     def snapshot_contents(self, uri: str, uuid: str) -> dict[tuple[str, str], dict[int, bytes]]:
         """What the internal snapshots hold: (disk target, snapshot) -> block -> content."""

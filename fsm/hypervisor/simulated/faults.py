@@ -10,7 +10,7 @@ from attrs import define, field
 from fsm.errors import HostError, HostUnreachable, OutcomeUnknown
 from fsm.hypervisor import port
 
-CHANGES = port.CHANGES | {"write"}  # a channel's writes count as calls here
+CHANGES = port.CHANGES | {"write", "save_snapshot"}  # a channel's writes count as calls here
 QUESTIONS = frozenset(
     (
         "connect",

@@ -251,6 +251,11 @@ def snapshot_blocks(file: SparseFile, name: str) -> dict[int, bytes]:
     return {number - first: file.pages[number] for number in files.numbers_between(file, first, end)}
 
 
+def vm_state(file: SparseFile, entry: ImageSnapshot) -> bytes:
+    """The saved memory of a snapshot."""
+    return files.read(file, entry.data_at + _room(header(file).capacity_bytes), entry.vm_state_bytes)
+
+
 def _write_table(state: WorldState, host: HostState, path: str, table: tuple[ImageSnapshot, ...]) -> None:
     described = header(files.existing(state, host, path))
     raw = b""

@@ -17,7 +17,7 @@ from fsm.hypervisor.simulated.state import (
     domain_record,
     idle,
 )
-from fsm.hypervisor.values import SnapshotMetadata
+from fsm.hypervisor.values import Overlay, SnapshotMetadata
 
 _FIRST_TAKEN_AT = 1_700_000_000
 
@@ -136,6 +136,25 @@ def revert(state: WorldState, host: HostState, uuid: str, name: str) -> None:
     record.current = name
     state.acknowledged.pop(uuid, None)
     state.touch(host, uuid)
+
+
+def save(state: WorldState, host: HostState, overlay: Overlay, name: str, path: str) -> None:
+    """Make an image of a snapshot in an overlay: what its guest saw, the base included, and its memory."""
+    file = files.existing(state, host, overlay.path)
+    entry = next((one for one in images.snapshot_table(file) if one.name == name), None)
+    if entry is None:
+        raise Missing(f"Snapshot '{name}' does not exist")
+    base = files.existing(state, host, overlay.base)
+    held = {
+        block: images.read_block(state, host, ((overlay.base, overlay.base_format),), block)
+        for block in images.blocks(base, overlay.base_format)
+    }
+    held.update(images.snapshot_blocks(file, name))
+    images.create(state, host, path, images.header(file).capacity_bytes)
+    for block, content in held.items():
+        images.write_block(state, host, (path, "qcow2"), block, content)
+    memory = images.vm_state(file, entry)
+    images.take_snapshot(state, host, path, name, memory, entry.taken_at)
 
 
 def delete(state: WorldState, host: HostState, uuid: str, name: str) -> None:

@@ -9,10 +9,12 @@ from attrs import define
 
 from fsm.errors import BadInput
 from fsm.hypervisor.port import DataChannel, Host
+from fsm.hypervisor.simulated import snapshots
 from fsm.hypervisor.simulated.builder import Builder
 from fsm.hypervisor.simulated.events import Events
 from fsm.hypervisor.simulated.host import SimulatedHost
 from fsm.hypervisor.simulated.storage import SimulatedChannel
+from fsm.hypervisor.values import Overlay
 
 
 @define(eq=False)
@@ -40,6 +42,16 @@ class SimulatedWorld(Builder, Events):
         self.perform(uri, "connect", (), lambda _state, _host: None)
         await asyncio.sleep(0)
         return SimulatedHost(uri, self)
+
+    async def save_snapshot(self, uri: str, overlay: Overlay, name: str, path: str) -> None:
+        """See ``fsm.images.rescue``: these images keep their content in a place of their own."""
+        await asyncio.sleep(0)
+        self.perform(
+            uri,
+            "save_snapshot",
+            (overlay, name, path),
+            lambda state, host: snapshots.save(state, host, overlay, name, path),
+        )
 
     def open_channel(self, uri: str) -> DataChannel:
         """See ``fsm.hypervisor.port.Connector``."""
