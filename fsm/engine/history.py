@@ -16,9 +16,6 @@ from fsm.journal.records import Phase, Record, Step, converter
 from fsm.machine.observation import Activity, Engine, Merge, Preflight
 from fsm.machine.spec import RetryPolicy
 
-# Record data that may hold secrets: descriptions of domains and of snapshots.
-PRIVATE = frozenset(("bases", "plan", "rescued"))
-
 
 @frozen
 class History:
