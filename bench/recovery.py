@@ -26,7 +26,8 @@ from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 
-from fsm.engine.engine import Engine, Handle
+from fsm.engine.engine import Engine
+from fsm.engine.handle import Handle
 from fsm.engine.plan import Request
 from fsm.errors import FsmError
 from fsm.hypervisor.simulated import SimulatedWorld, WorldState

@@ -6,8 +6,9 @@ The public names; everything else may change without notice.
 from fsm.engine.adoption import AdoptionRefused
 from fsm.engine.cases import Case, Examined
 from fsm.engine.context import Progress
-from fsm.engine.engine import Engine, Handle
+from fsm.engine.engine import Engine
 from fsm.engine.guard import Guard
+from fsm.engine.handle import Handle
 from fsm.engine.plan import Request, Side, Verify
 from fsm.engine.result import Result
 from fsm.errors import (

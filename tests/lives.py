@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from attrs import define, evolve, field, frozen
 
-from fsm.engine.engine import Engine, Handle
+from fsm.engine.engine import Engine
+from fsm.engine.handle import Handle
 from fsm.engine.holder import new_holder
 from fsm.engine.result import Result
 from fsm.errors import FsmError

@@ -13,7 +13,8 @@ from typing import Any
 
 import structlog
 
-from fsm.engine.engine import Engine, Handle
+from fsm.engine.engine import Engine
+from fsm.engine.handle import Handle
 from fsm.hypervisor.simulated import Moment
 from fsm.machine.replay import Replay
 from tests.machine_helpers import TESTS

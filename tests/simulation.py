@@ -16,7 +16,8 @@ from unittest.mock import Mock, patch
 
 from attrs import define, field, frozen
 
-from fsm.engine.engine import Engine, Handle
+from fsm.engine.engine import Engine
+from fsm.engine.handle import Handle
 from fsm.engine.plan import Request
 from fsm.engine.result import Result
 from fsm.hypervisor.simulated import GuestStopped, SimulatedWorld, WorldState, domains, snapshots

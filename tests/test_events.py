@@ -12,8 +12,9 @@ import pytest
 from attrs import evolve
 from jsonschema import Draft202012Validator
 
-from fsm.engine.engine import Engine, Handle
+from fsm.engine.engine import Engine
 from fsm.engine.events import EventMaker, public
+from fsm.engine.handle import Handle
 from fsm.engine.plan import Request
 from fsm.errors import HostError
 from fsm.hypervisor.uris import safe_text

@@ -14,7 +14,8 @@ from fsm.cli.drive import run
 from fsm.engine.adoption import AdoptionRefused
 from fsm.engine.cases import Case, Examined, Kind
 from fsm.engine.checks import Finding
-from fsm.engine.engine import Engine, Handle
+from fsm.engine.engine import Engine
+from fsm.engine.handle import Handle
 from fsm.errors import HostError
 from fsm.journal.port import DomainBusy, Leased
 from fsm.journal.records import converter

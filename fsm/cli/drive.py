@@ -12,7 +12,8 @@ import click
 
 from fsm.cli import exit_codes
 from fsm.cli.display import Display, JsonLines, Lines, Terminal
-from fsm.engine.engine import Engine, Handle
+from fsm.engine.engine import Engine
+from fsm.engine.handle import Handle
 from fsm.engine.result import Result
 from fsm.machine.loader import load
 

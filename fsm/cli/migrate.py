@@ -8,7 +8,8 @@ import click
 
 from fsm.cli.display import Display
 from fsm.cli.drive import drive
-from fsm.engine.engine import Engine, Handle
+from fsm.engine.engine import Engine
+from fsm.engine.handle import Handle
 from fsm.engine.plan import Request, Verify
 from fsm.errors import BadInput
 from fsm.machine.observation import Merge

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -18,12 +17,14 @@ from attrs import define, field
 
 from fsm.engine import doctor
 from fsm.engine.adoption import Adoption
+from fsm.engine.bad_input import check_request
 from fsm.engine.cases import Case, Examined
 from fsm.engine.clock import Clock, SystemClock
 from fsm.engine.context import Hosts, Progress
 from fsm.engine.driver import Driver
 from fsm.engine.effective import as_defined
 from fsm.engine.guard import Guard
+from fsm.engine.handle import Handle
 from fsm.engine.heart import BEAT_S, Heart
 from fsm.engine.history import fold
 from fsm.engine.holder import is_dead
@@ -32,9 +33,8 @@ from fsm.engine.plan import Request, Side
 from fsm.engine.result import Result
 from fsm.engine.scribe import Scribe
 from fsm.engine.sharing import SharedConnector
-from fsm.errors import BadInput, FsmError, JournalCorrupt
+from fsm.errors import FsmError, JournalCorrupt
 from fsm.hypervisor.port import Connector
-from fsm.hypervisor.uris import safe_uri
 from fsm.journal.port import Journal, JournalUnavailable, Leased, Taken
 from fsm.journal.records import Data, Header, Lease, Record, converter
 from fsm.journal.sql import open_journal
@@ -45,42 +45,9 @@ from fsm.machine.validation import check
 
 log = structlog.get_logger("fsm")
 
-# Neither libvirt nor a journal takes these; the last are bytes of a command line that are no UTF-8.
-_UNWRITABLE = re.compile("[\0\n\ud800-\udfff]")
 # How many migrations copy at the same time: each has a thread and a pair of connections per worker. More
 # would share the same links and disks.
 COPIES_AT_ONCE = 8
-
-
-@define
-class Handle:
-    """A migration under way in this process."""
-
-    migration: str
-    _task: asyncio.Task[Result]
-    _driver: Driver
-
-    @property
-    def ended(self) -> bool:
-        """Whether ``wait`` would return, or raise, at once."""
-        return self._task.done()
-
-    async def wait(self) -> Result:
-        """The result, when there is one. Cancelling the wait leaves the migration running.
-
-        Raises ``JournalUnavailable`` when the journal failed, and ``LeaseLost`` when another engine has taken
-        the migration over.
-        """
-        return await asyncio.shield(self._task)
-
-    def abort(self) -> None:
-        """Ask for a clean roll-back; behind the point of no return the migration goes on instead."""
-        self._driver.abort()
-
-    async def detach(self) -> None:
-        """Stop driving it here, at once. The hosts go on with what they do; ``resume`` takes over."""
-        self._task.cancel()
-        await asyncio.wait((self._task,))
 
 
 def _validated(spec: Spec) -> Spec:
@@ -147,7 +114,7 @@ class Engine:
         on_record: Callable[[Record], None] | None = None,
     ) -> Handle:
         """Begin a migration. Raises ``BadInput`` for a request that is wrong in itself."""
-        _check_request(request)
+        check_request(request)
         for uri in (request.source_uri, request.destination_uri):
             self.connector.check(uri)
         header = Header(
@@ -373,19 +340,3 @@ class Engine:
         for asked in await asyncio.to_thread(self.journal.asked):
             if (driver := self._driven.get(asked.migration)) is not None:
                 driver.ask(asked)
-
-
-def _check_request(request: Request) -> None:
-    """What is wrong whatever the hosts look like."""
-    if not request.domain or _UNWRITABLE.search(request.domain):
-        raise BadInput(f"domain name {request.domain!r} is not a name", remedy="give its name or UUID")
-    for uri in filter(None, (request.source_uri, request.destination_uri, request.peer_uri)):
-        scheme, separator, _rest = uri.partition("://")
-        if not separator or not scheme or _UNWRITABLE.search(uri):
-            raise BadInput(
-                f"{safe_uri(uri)!r} is no connection URI", remedy="for example qemu+ssh://root@host/system"
-            )
-    if not 1 <= request.connections <= 64:
-        raise BadInput(f"{request.connections} connections: 1 to 64 are possible")
-    if request.bandwidth_mib_per_s < 0:
-        raise BadInput("the bandwidth can't be negative", remedy="0 means unlimited")
