@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import attrs
 
@@ -30,6 +31,8 @@ from fsm.lab.state import HostState
 IMAGES = "/var/lib/libvirt/images"
 BOOT = "/var/lib/libvirt/boot"
 SERIAL = "/var/lib/libvirt/serial"
+SSH = "ssh"
+"""Below a host's directory: what libvirt runs in place of ``ssh``, on a host with access control."""
 _PID_FILE = "/run/libvirt/libvirtd.pid"
 _NAMESPACES = ("--mount", "--net", "--uts")
 
@@ -76,10 +79,14 @@ class LabHost:
     directory: Path
     """Where the host's private directories really are."""
     holder: ProcessId | None
+    access_control: bool = False
+    """libvirt asks polkit about every call; see ``fsm.lab.access``."""
 
     @property
     def uri(self) -> str:
         """The libvirt URI, valid in the root namespace and on the other host."""
+        if self.access_control:
+            return f"qemu+ssh://root@{self.address}/system?command={quote(str(self.directory / SSH))}"
         return f"qemu+tcp://{self.address}/system"
 
     @property

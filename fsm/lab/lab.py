@@ -10,7 +10,7 @@ from types import TracebackType
 
 import attrs
 
-from fsm.lab import network, state
+from fsm.lab import access, network, state
 from fsm.lab.errors import LabError
 from fsm.lab.guest import DEFAULT_GUEST, Guest
 from fsm.lab.guest import define as define_domain
@@ -78,14 +78,16 @@ class Lab(AbstractContextManager["Lab"]):
         guest: bool | GuestSpec = True,
         host_names: tuple[str, str] = HOST_NAMES,
         tcp_retries2: int | None = PREPARED_TCP_RETRIES2,
+        access_control: bool = False,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Lab:
         """Make two hosts, and the default guest (or the given one) on the first of them.
 
-        ``tcp_retries2=None`` leaves the kernel's default, as on a host that nobody prepared. A failure
-        takes down what was made so far and is raised.
+        ``tcp_retries2=None`` leaves the kernel's default, as on a host that nobody prepared.
+        ``access_control`` has libvirt ask polkit about every call. A failure takes down what was made so
+        far and is raised.
         """
-        lab = cls(_reserve(name, host_names))
+        lab = cls(_reserve(name, host_names, access_control=access_control))
         try:
             progress(f"lab {lab.name}: network {lab._state.subnet}, bridge {lab._state.bridge}")
             build_initramfs(lab.directory / "initrd.img")
@@ -131,7 +133,8 @@ class Lab(AbstractContextManager["Lab"]):
         return first, second
 
     def _host(self, host: HostState) -> LabHost:
-        return LabHost(host.name, host.address, self.directory / host.name, host.holder)
+        directory = self.directory / host.name
+        return LabHost(host.name, host.address, directory, host.holder, host.access_control)
 
     def define_guest(self, host: LabHost, spec: GuestSpec) -> Guest:
         """Make a guest on ``host``: images, domain, snapshots; kernel and other unmoved files on both
@@ -176,6 +179,9 @@ class Lab(AbstractContextManager["Lab"]):
         for described, host in zip(self._state.hosts, self.hosts, strict=True):
             network.connect_host(self._state, described, host.holder.pid if host.holder else 0)
             furnish(host, described, self._state.hosts, tcp_retries2)
+            if host.access_control:
+                access.furnish(host)
+                access.start(host)
         for host in self.hosts:
             progress(f"{host.name}: libvirtd at {host.uri}")
             host.start_libvirtd()
@@ -240,13 +246,15 @@ def _domains(host: LabHost) -> tuple[DomainStatus, ...] | None:
         return None
 
 
-def _reserve(name: str | None, host_names: tuple[str, str]) -> LabState:
+def _reserve(name: str | None, host_names: tuple[str, str], *, access_control: bool) -> LabState:
     """Claim a name and a network: state file first, then the bridge that makes the address visible to all."""
     with state.locked():
         others = [state.load(other).subnet for other in state.names()]
         described = state.new_state(
             name, network.choose_subnet([*others, *network.used_networks()]), host_names
         )
+        first, second = (attrs.evolve(h, access_control=access_control) for h in described.hosts)
+        described = attrs.evolve(described, hosts=(first, second))
         directory = state.directory(described.name)
         if (directory / state.STATE_FILE).exists():
             raise LabError(

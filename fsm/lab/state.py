@@ -32,6 +32,8 @@ class HostState:
     """The interface in the root namespace that leads to the host."""
     holder: ProcessId | None = None
     """The process that keeps the host's namespaces alive; None until it was started."""
+    access_control: bool = False
+    """libvirt's own access control is on."""
 
 
 @attrs.frozen
