@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from fsm.journal.events import json_schema
+from fsm.machine import permissions
 from fsm.machine.diagram import dot, mermaid
 from fsm.machine.loader import load
 from fsm.machine.picture import machine
@@ -28,6 +29,7 @@ def generated() -> dict[Path, str]:
         DOCS / "machine.mmd": mermaid(machine(spec)),
         DOCS / "machine.dot": dot(machine(spec)),
         DOCS / "event.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+        DOCS / "permissions.md": permissions.markdown(spec),
     }
 
 
