@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from attrs import evolve
 
+from fsm.engine import signs
 from fsm.engine.bases import base_of, expect_no_snapshot_in_overlays
 from fsm.engine.context import Context
 from fsm.engine.marking import (
@@ -42,6 +43,7 @@ RELEASE_ATTEMPTS = 5
 async def create_source_overlays(context: Context) -> None:
     """Put the overlays over their disks."""
     source = await context.host(Side.SOURCE)
+    await signs.put_up(source, context.planned)
     await source.create_overlays(context.planned.domain_uuid, context.planned.overlays)
 
 
@@ -68,6 +70,7 @@ async def save_bases(context: Context) -> None:
 async def create_copies(context: Context) -> None:
     """Create each copy's file at the destination, as long as its base and all hole."""
     destination = await context.host(Side.DESTINATION)
+    await signs.put_up(destination, context.planned)
     created: list[str] = context.outcome.setdefault("created", [])
     for base in context.history.bases.bases:
         found = await destination.storage.stat(base.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fsm.engine import signs
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
 from fsm.errors import ActionFailed
@@ -69,6 +70,8 @@ async def _remove_overlays(context: Context, side: Side) -> None:
                 leave(context, f"{context.request.shown_uri(side)}: {path} with {', '.join(sorted(names))}")
                 paths.remove(path)
     await _remove(context, side, paths)
+    if not context.is_fenced(side):
+        await signs.take_down(await context.host(side), planned)
 
 
 async def remove_copies(context: Context) -> None:
