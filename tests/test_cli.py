@@ -25,6 +25,7 @@ COMMANDS = {
     ("list",): "--unfinished",
     ("show",): "MIGRATION",
     ("guard",): "OPERATION",
+    ("guard", "polkit"): "--exempt",
     ("check",): "FILE",
     ("diagram",): "--format",
     ("replay",): "--against",

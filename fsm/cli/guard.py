@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fsm.cli.exit_codes import ExitCode
+from fsm.cli.polkit import polkit
 from fsm.engine.guard import Guard, operation_of
 from fsm.errors import HostUnreachable
 from fsm.hypervisor.libvirt import LibvirtConnector
@@ -102,3 +103,6 @@ def _show(verdicts: Sequence[Verdict]) -> None:
         table.add_row(*map(Text, (verdict.operation, word, verdict.reason)))
     # A pipe has no width that anything would have to be folded to.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+guard.add_command(polkit)
