@@ -28,16 +28,18 @@ NEEDS_LAB = [
 ]
 COMMAND_TIMEOUT_S = 240
 LIBVIRT = "/var/lib/libvirt"
+OUR_NAMES = ("fsm-guest.img", "fsm-guard")
+"""Of what begins with "fsm-" on a host: the guest's initrd, and the directory of signs. They stay."""
 
 Event = dict[str, Any]
 
 
 @contextmanager
-def lab_in(directory: Path) -> Iterator[Lab]:
+def lab_in(directory: Path, *, access_control: bool = False) -> Iterator[Lab]:
     """Two hosts without a guest, taken down at the end whatever happens."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FSM_LAB_DIR", str(directory))
-        with Lab.up(guest=False) as lab:
+        with Lab.up(guest=False, access_control=access_control) as lab:
             yield lab
 
 
@@ -289,9 +291,8 @@ def check_kept(rig: Rig, spec: GuestSpec, before: Before, at: LabHost, acks: lis
     if acks:
         assert failed(evidence.writes(at, spec, acks)) == []
     for host in rig.lab.hosts:
-        assert [
-            path for path in files(host) if "fsm-" in path.rpartition("/")[2].replace("fsm-guest", "")
-        ] == []
+        names = [path.rpartition("/")[2] for path in files(host)]
+        assert [name for name in names if "fsm-" in name and name not in OUR_NAMES] == []
         assert pools(host) == before.hosts[host.name]["pools"]
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import attrs
-import pytest
 
-from fsm.errors import SpecError
 from fsm.machine.loader import load_default
 from fsm.machine.operations import Operation
-from fsm.machine.permissions import PERMISSIONS, blocked_beside_an_overlay, markdown, refused_permissions
+from fsm.machine.permissions import (
+    PERMISSIONS,
+    blocked_beside_an_overlay,
+    is_refused,
+    markdown,
+    refused_permissions,
+)
 from fsm.machine.spec import Kind, Spec
 
 SPEC = load_default()
@@ -37,23 +41,23 @@ def test_each_state_with_an_overlay_blocks_no_more_than_is_refused() -> None:
             assert state.blocks <= set(blocked)
 
 
+# libvirt has no permission for these alone. Whoever adds one says so in docs/polkit.md.
+CANNOT_BE_REFUSED = {Operation.SUSPEND}
+
+
 def test_every_blocked_operation_is_refused_and_no_other() -> None:
-    refused, blocked = refused_permissions(SPEC), blocked_beside_an_overlay(SPEC)
-    for operation in Operation:
-        assert any(name in refused for name in PERMISSIONS[operation]) == (operation in blocked), operation
+    blocked = set(blocked_beside_an_overlay(SPEC))
+    assert blocked >= CANNOT_BE_REFUSED
+    assert {each for each in Operation if is_refused(SPEC, each)} == blocked - CANNOT_BE_REFUSED
 
 
-def test_a_permission_that_permitted_operations_take_is_not_refused() -> None:
-    spec = blocking(Operation.BACKUP_BEGIN)
-    with pytest.raises(SpecError, match="backup-begin"):
-        refused_permissions(spec)
+def test_a_permission_that_a_permitted_operation_takes_is_not_refused() -> None:
+    alone = blocking(Operation.BACKUP_BEGIN)
+    assert refused_permissions(alone) == ()
+    assert not is_refused(alone, Operation.BACKUP_BEGIN)
     spec = blocking(Operation.BACKUP_BEGIN, Operation.CHECKPOINT_CREATE, Operation.CHECKPOINT_DELETE)
     assert refused_permissions(spec) == ("domain.checkpoint",)
-
-
-def test_what_libvirt_cannot_tell_apart_is_an_error() -> None:
-    with pytest.raises(SpecError, match="suspend: permitted operations take the same"):
-        refused_permissions(blocking(Operation.SUSPEND))
+    assert is_refused(spec, Operation.BACKUP_BEGIN)
 
 
 def test_the_page_has_every_operation() -> None:
@@ -61,3 +65,5 @@ def test_the_page_has_every_operation() -> None:
     assert len(rows) == len(Operation)
     assert "| `snapshot-revert` | `domain.snapshot` | refused |" in rows
     assert "| `resume` | `domain.suspend` | let through |" in rows
+    (suspend,) = (row for row in rows if row.startswith("| `suspend`"))
+    assert "let through, though blocked in `transferring`" in suspend

@@ -15,6 +15,8 @@ from fsm.lab.process import wait_until
 USER = "fsm-user"
 """An ordinary user of the host, in the group whose members may use libvirt."""
 RULES = "/etc/polkit-1/rules.d"
+LOG = "/var/log/libvirt/polkitd.log"
+"""What polkitd says, its rules' own messages included."""
 _GROUP = "libvirt"
 _USER_ID = 59999
 _BUS = "/run/dbus"
@@ -84,11 +86,13 @@ def furnish(host: LabHost) -> None:
 def start(host: LabHost) -> None:
     """Start the message bus and polkitd; they end with the host."""
     host.run(["dbus-daemon", f"--config-file={host.directory / 'bus.conf'}"])
-    # Left to itself with its messages in a file; those of rules are among them.
-    host.run(["sh", "-c", f"exec setsid --fork {_POLKITD} >/var/log/libvirt/polkitd.log 2>&1"])
-    name = ["busctl", "--system", "call", "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "NameHasOwner"]
-    asked = [*name, "s", "org.freedesktop.PolicyKit1"]
-    wait_until(lambda: host.run(asked).split() == ["b", "true"], timeout=20, what=f"{host.name}: polkitd")
+    host.run(["sh", "-c", f"exec setsid --fork {_POLKITD} >{LOG} 2>&1"])
+    bus = "org.freedesktop.DBus"
+    asked = ["dbus-send", "--system", "--print-reply=literal", f"--dest={bus}", "/", f"{bus}.NameHasOwner"]
+    asked.append("string:org.freedesktop.PolicyKit1")
+    wait_until(
+        lambda: host.run(asked).split() == ["boolean", "true"], timeout=20, what=f"{host.name}: polkitd"
+    )
 
 
 def as_user(*words: str) -> list[str]:

@@ -7,7 +7,6 @@ under the action ``org.libvirt.api.`` + permission. The names are the ``@acl`` l
 
 from __future__ import annotations
 
-from fsm.errors import SpecError
 from fsm.machine.operations import Operation
 from fsm.machine.spec import Kind, Spec
 
@@ -59,30 +58,38 @@ def blocked_beside_an_overlay(spec: Spec) -> tuple[Operation, ...]:
 def refused_permissions(spec: Spec) -> tuple[str, ...]:
     """The permissions to refuse while an overlay exists, in alphabetical order.
 
-    A permission that a permitted operation takes is never among them. ``SpecError`` when that leaves a
-    blocked operation without any: libvirt can't tell it from a permitted one.
+    A permission that a permitted operation takes is never among them.
     """
     blocked = blocked_beside_an_overlay(spec)
     permitted = {name for each in Operation if each not in blocked for name in PERMISSIONS[each]}
-    refused = {name for each in blocked for name in PERMISSIONS[each]} - permitted
-    if free := [each for each in blocked if not refused.intersection(PERMISSIONS[each])]:
-        names = ", ".join(free)
-        raise SpecError(
-            f"libvirt's access control can't refuse {names}: permitted operations take the same permissions",
-            file=spec.file,
-        )
-    return tuple(sorted(refused))
+    return tuple(sorted({name for each in blocked for name in PERMISSIONS[each]} - permitted))
+
+
+def is_refused(spec: Spec, operation: Operation) -> bool:
+    """Whether libvirt refuses the operation then: one refused permission is enough.
+
+    A blocked operation that is not refused takes the same permissions as a permitted one, as suspending a
+    domain does with resuming it: libvirt's access control can't tell them apart.
+    """
+    return not set(PERMISSIONS[operation]).isdisjoint(refused_permissions(spec))
 
 
 def markdown(spec: Spec) -> str:
     """The reference page: every operation, what it takes, and whether the polkit rule refuses it."""
-    refused = refused_permissions(spec)
     lines = [_HEAD, "| Operation | Permissions | While an overlay exists |", "| --- | --- | --- |"]
     for operation in Operation:
         shown = ", ".join(f"`{name}`" for name in PERMISSIONS[operation])
-        verdict = "refused" if any(name in refused for name in PERMISSIONS[operation]) else "let through"
-        lines.append(f"| `{operation}` | {shown} | {verdict} |")
+        lines.append(f"| `{operation}` | {shown} | {_verdict(spec, operation)} |")
     return "\n".join(lines) + "\n"
+
+
+def _verdict(spec: Spec, operation: Operation) -> str:
+    if is_refused(spec, operation):
+        return "refused"
+    if operation not in blocked_beside_an_overlay(spec):
+        return "let through"
+    states = ", ".join(f"`{name}`" for name, state in spec.states.items() if operation in state.blocks)
+    return f"let through, though blocked in {states}: permitted operations take the same permissions"
 
 
 _HEAD = """\
