@@ -8,6 +8,7 @@ import pytest
 
 from fsm.hypervisor.polkit import SIGNS, sign_paths
 from fsm.hypervisor.simulated import Moment
+from fsm.machine.observation import Merge
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
 
 
@@ -121,3 +122,18 @@ async def test_one_failing_call_leaves_no_sign(name: str, host: str, nth: int, w
     assert result.state in ("committed", "rolled-back", "refused"), result
     await check_end(simulation, result)  # no file of ours is left, signs among them
     assert signs(simulation, SOURCE) == signs(simulation, DESTINATION) == set()
+
+
+async def test_merging_by_mirror_has_the_same_signs() -> None:
+    simulation = await guarded(SOURCE, DESTINATION)
+    stood = []
+
+    def look() -> None:
+        stood.extend(len(signs(simulation, uri)) for uri in (SOURCE, DESTINATION))
+
+    simulation.world.at("migrate", look)
+    result = await simulation.migrate(merge=Merge.MIRROR)
+    assert result.state == "committed"
+    assert stood == [5, 5]
+    assert signs(simulation, SOURCE) == signs(simulation, DESTINATION) == set()
+    await check_end(simulation, result)
