@@ -242,3 +242,11 @@ def test_a_stale_handle_leaves_a_new_lab_of_the_same_name_alone() -> None:
     with Lab.up("same", guest=False) as new:
         old.down()
         assert all(host.up and host.libvirtd_pid for host in new.status().hosts)
+
+
+def test_hosts_that_ask_polkit_leave_no_trace(own_directory: Path) -> None:
+    with Lab.up(guest=False, access_control=True) as lab:
+        assert [host.virsh("list").strip() for host in Lab.load(lab.name).hosts] == ["", ""]
+        links, processes = everything(lab)
+        assert len(processes) >= 10  # a holder, a message bus, a polkitd, a reaper and a libvirtd each
+    assert traces(own_directory, links, processes) == []
