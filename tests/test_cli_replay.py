@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,13 +169,18 @@ def test_against_counts_damage_and_goes_on(cli: Cli, log: Path) -> None:
     assert summary["migrations"] == len(SCENARIOS)
 
 
+def events_in(log: Path) -> list[dict[str, Any]]:
+    """The transition events of a log; it holds other lines as well."""
+    return [line for line in map(json.loads, log.read_bytes().splitlines()) if "schema" in line]
+
+
 def test_speed_keeps_the_time_that_passed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(command.threading.Event, "wait", lambda _self, delay_s: waited.append(delay_s))
     result = cli("replay", str(golden("stuck-and-retried")), "--speed", "100")
     assert result.exit_code == 0
     assert "in the end in state rolled-back" in result.stdout
-    times = [json.loads(line)["at"] for line in golden("stuck-and-retried").read_bytes().splitlines()[1:]]
+    times = [line["at"] for line in events_in(golden("stuck-and-retried"))]
     assert len(waited) == len(times) - 1
     assert sum(waited) == pytest.approx(2.132, abs=0.05)
 
@@ -233,7 +239,7 @@ def in_browser(page: Path, directory: Path, fragment: str = "") -> str:
 def test_the_page_steps_through_a_migration(cli: Cli, tmp_path: Path) -> None:
     page = tmp_path / "replay.html"
     assert cli("replay", str(golden("stuck-and-retried")), "--html", str(page)).exit_code == 0
-    lines = [json.loads(line) for line in golden("stuck-and-retried").read_bytes().splitlines()[1:]]
+    lines = events_in(golden("stuck-and-retried"))
     retry = next(line for line in lines if (line["event"], line["name"]) == ("transition-intent", "retry"))
     dom = in_browser(page, tmp_path / "profile", f"#{retry['sequence']}")
     assert f"Record {retry['sequence']}: retry: stuck → rolling-back-source</h2>" in dom

@@ -39,6 +39,7 @@ THROWN_AWAY = GuestSpec(
     snapshots=(SnapshotSpec("s1"),),
 )
 DEVICE = f"{IMAGES}/device.xml"
+DOMAIN = f"{IMAGES}/domain.xml"
 NOWHERE = "qemu+tcp://127.0.0.1:1/system"
 HARMLESS = ("qemu-monitor-command", "--hmp", "--cmd", "info version", "--domain")
 """Takes domain.write, and changes nothing."""
@@ -49,6 +50,7 @@ COMMANDS: dict[Operation, tuple[str, ...]] = {
     Operation.SNAPSHOT_CREATE_EXTERNAL: ("snapshot-create-as", "thrown-away", "--disk-only", "--no-metadata"),
     Operation.SNAPSHOT_REVERT: ("snapshot-revert", "thrown-away", "s1"),
     Operation.SNAPSHOT_DELETE: ("snapshot-delete", "thrown-away", "s1"),
+    Operation.SNAPSHOT_REDEFINE: ("snapshot-create", "thrown-away", DEVICE, "--redefine"),
     Operation.BLOCK_COMMIT: ("blockcommit", "thrown-away", "vda", "--active"),
     Operation.BLOCK_PULL: ("blockpull", "thrown-away", "vda"),
     Operation.BLOCK_COPY: ("blockcopy", "thrown-away", "vda", f"{IMAGES}/copy.qcow2", "--transient-job"),
@@ -66,12 +68,17 @@ COMMANDS: dict[Operation, tuple[str, ...]] = {
     Operation.DETACH_DEVICE: ("detach-device", "thrown-away", DEVICE),
     Operation.UPDATE_DEVICE: ("update-device", "thrown-away", DEVICE),
     Operation.CHANGE_MEDIA: ("change-media", "thrown-away", "hda", "--eject"),
+    Operation.DEFINE: ("define", DOMAIN),
+    Operation.RENAME: ("domrename", "thrown-away", "renamed"),
+    Operation.SET_METADATA: ("metadata", "thrown-away", "urn:theirs", "--key", "t", "--set", "<their/>"),
+    Operation.TUNE: ("blkdeviotune", "thrown-away", "vda", "--total-iops-sec", "5000"),
     Operation.UNDEFINE: ("undefine", "thrown-away", "--snapshots-metadata", "--checkpoints-metadata"),
     Operation.VOLUME_DELETE: ("vol-delete", ODD_IMAGE),
     Operation.VOLUME_RESIZE: ("vol-resize", ODD_IMAGE, "32M"),
     Operation.VOLUME_WIPE: ("vol-wipe", ODD_IMAGE),
     Operation.VOLUME_UPLOAD: ("vol-upload", ODD_IMAGE, "/etc/hostname"),
     Operation.QUERY: ("dumpxml", "thrown-away"),
+    Operation.GUEST: ("send-key", "thrown-away", "KEY_LEFTSHIFT"),
     Operation.SUSPEND: ("suspend", "thrown-away"),
     Operation.RESUME: ("resume", "thrown-away"),
     Operation.REBOOT: ("reboot", "thrown-away"),
@@ -79,6 +86,8 @@ COMMANDS: dict[Operation, tuple[str, ...]] = {
     Operation.CORE_DUMP: ("dump", "thrown-away", f"{IMAGES}/core", "--memory-only"),
     Operation.DESTROY: ("destroy", "thrown-away"),
 }
+# virsh looks first whether the domain runs, and does not call libvirt if it does.
+UNTRIED = {Operation.START}
 COMMITTED, ROLLED_BACK, REFUSED_BY_PREFLIGHT = 0, 3, 5
 REFUSED = [operation for operation in Operation if is_refused(load_default(), operation)]
 
@@ -141,6 +150,7 @@ def thrown_away(rig: Rig) -> Iterator[Guest]:
     host.virsh("pool-create-as", "images", "dir", "--target", IMAGES)
     host.virsh("checkpoint-create-as", "thrown-away", "c1")
     root = etree.fromstring(host.virsh("dumpxml", "thrown-away"))
+    host.path(DOMAIN).write_bytes(etree.tostring(root))
     (cdrom,) = root.xpath("devices/disk[@device='cdrom']")
     host.path(DEVICE).write_bytes(etree.tostring(cdrom))
     made = sign_paths(host.virsh("domuuid", "thrown-away").strip(), [ODD_IMAGE])
@@ -156,8 +166,8 @@ def thrown_away(rig: Rig) -> Iterator[Guest]:
 
 def test_every_operation_is_refused_or_let_through_as_the_machine_says(rig: Rig, thrown_away: Guest) -> None:
     host = thrown_away.host
-    assert set(COMMANDS) == set(Operation)
-    for operation in REFUSED:
+    assert set(COMMANDS) == set(Operation) - UNTRIED
+    for operation in set(REFUSED) - UNTRIED:
         seen = len(log(host))
         assert refused(host, *COMMANDS[operation]), operation
         asked = re.findall(r"^fsm: (\S+) on .* refused to (\S+):", log(host)[seen:], re.MULTILINE)

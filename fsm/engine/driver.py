@@ -109,7 +109,6 @@ class Driver:
                 await self._take_requests()
                 if self._state.kind is Kind.STABLE and self._lets_go():
                     break
-                self._watch_space()
                 seen = await self._observe()
                 decision = decide(self.spec, self.history.state, seen)
                 match decision.verb:
@@ -117,6 +116,7 @@ class Driver:
                         await self._back_off()
                         await self._fire(decision, seen)
                     case Verb.CONTINUE:
+                        self._watch_space()
                         await self._back_off()
                         await self._continue(seen)
                     case Verb.WAIT:

@@ -46,6 +46,10 @@ class SharedConnector:
             raise
         return cast(Host, _Use(self, uri, shared, host))
 
+    def __getattr__(self, name: str) -> Any:
+        """What the connector has besides, such as a way of its own to save a snapshot."""
+        return getattr(self.connector, name)
+
     def open_channel(self, uri: str) -> DataChannel:
         """See ``fsm.hypervisor.port.Connector``. Channels are never shared."""
         return self.connector.open_channel(uri)

@@ -15,6 +15,7 @@ from fsm.machine.spec import Kind, Spec
 PERMISSIONS: dict[Operation, tuple[str, ...]] = {
     Operation.SNAPSHOT_CREATE_INTERNAL: ("domain.snapshot",),
     Operation.SNAPSHOT_CREATE_EXTERNAL: ("domain.snapshot",),
+    Operation.SNAPSHOT_REDEFINE: ("domain.snapshot",),
     Operation.SNAPSHOT_REVERT: ("domain.snapshot",),
     Operation.SNAPSHOT_DELETE: ("domain.snapshot",),
     Operation.BLOCK_COMMIT: ("domain.block-write",),
@@ -34,7 +35,11 @@ PERMISSIONS: dict[Operation, tuple[str, ...]] = {
     Operation.DETACH_DEVICE: ("domain.write",),
     Operation.UPDATE_DEVICE: ("domain.write",),
     Operation.CHANGE_MEDIA: ("domain.write",),
+    Operation.DEFINE: ("domain.write",),
     Operation.UNDEFINE: ("domain.delete",),
+    Operation.RENAME: ("domain.write",),
+    Operation.SET_METADATA: ("domain.write",),
+    Operation.START: ("domain.start",),
     Operation.VOLUME_DELETE: ("storage-vol.delete",),
     Operation.VOLUME_RESIZE: ("storage-vol.resize",),
     Operation.VOLUME_WIPE: ("storage-vol.format",),
@@ -46,7 +51,12 @@ PERMISSIONS: dict[Operation, tuple[str, ...]] = {
     Operation.SHUTDOWN: ("domain.init-control",),
     Operation.DESTROY: ("domain.stop",),
     Operation.CORE_DUMP: ("domain.core-dump",),
+    Operation.TUNE: ("domain.write",),
+    Operation.GUEST: ("domain.send-input",),
 }
+
+# Permitted, but not worth letting through what takes the same permission: settings can wait for an hour.
+REFUSED_ALONG = frozenset({Operation.TUNE})
 
 
 def blocked_beside_an_overlay(spec: Spec) -> tuple[Operation, ...]:
@@ -58,10 +68,11 @@ def blocked_beside_an_overlay(spec: Spec) -> tuple[Operation, ...]:
 def refused_permissions(spec: Spec) -> tuple[str, ...]:
     """The permissions to refuse while an overlay exists, in alphabetical order.
 
-    A permission that a permitted operation takes is never among them.
+    A permission that a permitted operation takes is never among them, but for those of ``REFUSED_ALONG``.
     """
     blocked = blocked_beside_an_overlay(spec)
-    permitted = {name for each in Operation if each not in blocked for name in PERMISSIONS[each]}
+    spared = [each for each in Operation if each not in blocked and each not in REFUSED_ALONG]
+    permitted = {name for each in spared for name in PERMISSIONS[each]}
     return tuple(sorted({name for each in blocked for name in PERMISSIONS[each]} - permitted))
 
 
