@@ -329,6 +329,13 @@ async def test_a_host_without_the_journal_is_asked_for_the_marker(held: Simulati
     assert {verdict.migration for verdict in by_name.values()} == {migration}
 
 
+async def test_the_journal_knows_better_than_the_marker(held: Simulation) -> None:
+    stand_in(held, "snapshotted")
+    verdicts = {verdict.operation: verdict for verdict in await held.engine.guard.look(SOURCE, "web")}
+    blocked = {operation for operation, verdict in verdicts.items() if not verdict.permitted}
+    assert blocked == set(SPEC.states["snapshotted"].blocks) != set(HARM)
+
+
 # The command
 
 

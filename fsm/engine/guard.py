@@ -94,11 +94,10 @@ class Guard:
         finally:
             await host.close()
         marker = facts.marker if facts else None
-        by_journal = await asyncio.to_thread(self.table, uuid)
-        return tuple(
-            self.permits_marked(marker, verdict.operation) if verdict.permitted else verdict
-            for verdict in by_journal
-        )
+        headers = await asyncio.to_thread(self._headers, uuid)
+        if marker is None or marker.migration in {header.migration for header in headers}:
+            return tuple(self._of_headers(headers, operation) for operation in Operation)
+        return tuple(self.permits_marked(marker, operation) for operation in Operation)
 
     def plan_of(self, domain: str) -> Plan | None:
         """What the domain's unfinished migration has planned, None without one or before there is a plan."""
