@@ -58,7 +58,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
 async def test_a_connection_that_broke_is_not_touched_after_its_end(
     opened: list[Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link = Link("qemu+tcp://h/system", 5, lambda _uuid: None)
+    link = Link("qemu+tcp://h/system", 5, lambda _uuid: None, lambda *_: None)
     drop = link._drop
 
     def drop_and_wait_for_the_end(dropped: session.Session) -> None:
@@ -80,7 +80,7 @@ async def test_a_connection_that_broke_is_not_touched_after_its_end(
 
 
 async def test_a_host_that_is_slow_is_not_asked_twice(opened: list[Connection]) -> None:
-    link = Link("qemu+tcp://h/system", 0.05, lambda _uuid: None)
+    link = Link("qemu+tcp://h/system", 0.05, lambda _uuid: None, lambda *_: None)
     release = threading.Event()
     with pytest.raises(HostUnreachable, match="no answer within"):
         await link.ask("question", lambda _call: release.wait(5))
