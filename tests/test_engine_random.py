@@ -36,7 +36,7 @@ from tests.scenarios import mended
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate, without_threads
 
 SPEC = load_default()
-EXAMPLES = int(os.environ.get("FSM_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("FSM_EXAMPLES", "25"))
 CALLS = (
     *("create_overlays", "create_sparse", "create_overlay", "forget_snapshots", "define_snapshots"),
     *("migrate", "start_commit", "pivot", "remove", "release", "resume", "destroy", "undefine"),
