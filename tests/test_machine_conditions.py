@@ -178,7 +178,7 @@ def test_unknown_means_unreachable_and_not_fenced(side: str, seen: Host, unknown
         (running(disks=()), {"untangled", "off-overlay"}),
         (shut_off(BASE), {"on-base", "untangled", "off-overlay"}),
         (ABSENT, {"off-overlay"}),
-        (FENCED, {"off-overlay"}),
+        (FENCED, set()),
         (GONE, set()),
     ],
 )
@@ -255,7 +255,7 @@ def test_process_at_the_source(seen: Host, true_names: set[str]) -> None:
 
 @pytest.mark.parametrize(
     ("seen", "absent"),
-    [(ABSENT, True), (FENCED, True), (GONE, False), (shut_off(), False), (running(), False)],
+    [(ABSENT, True), (FENCED, False), (GONE, False), (shut_off(), False), (running(), False)],
 )
 def test_destination_absent(seen: Host, absent: bool) -> None:  # noqa: FBT001
     assert holds("destination-absent", running(), seen) is absent

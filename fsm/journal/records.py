@@ -93,7 +93,8 @@ class Asked:
 
 @frozen
 class Header:
-    """A migration in one line. ``heading_for`` is the destination of a transition without an outcome.
+    """A migration in one line. ``heading_for`` is the destination of the last transition without a good
+    outcome: one that failed may have had its effects, so what that state blocks stays blocked.
 
     ``request`` is what the user asked for.
     """
@@ -118,5 +119,5 @@ class Header:
         if record.phase is Phase.INTENT:
             return evolve(changed, heading_for=record.dest)
         if record.error:
-            return evolve(changed, heading_for="")
+            return changed
         return evolve(changed, heading_for="", state=record.dest, final=final)

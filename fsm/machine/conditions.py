@@ -148,10 +148,10 @@ def source_unaltered(source: Host, _destination: Host) -> bool:
 
 @_of_hosts
 def source_off_overlay(source: Host, _destination: Host) -> bool:
-    """The source is known, and no disk there is on our overlay or on a layer that may hide it."""
-    known = source.reachable or source.fenced
+    """The source was read, and no disk there is on our overlay or on a layer that may hide it."""
+    # That a host is off does not tell what its domain's definition names.
     off = not any(traits.some_disk_on(source, layer) for layer in (Layer.OVERLAY, Layer.FOREIGN))
-    return known and off
+    return source.reachable and off
 
 
 @_of_hosts
@@ -186,8 +186,8 @@ def destination_on_base(_source: Host, destination: Host) -> bool:
 
 @_of_hosts
 def destination_absent(_source: Host, destination: Host) -> bool:
-    """The destination has no such domain, or is attested to be off."""
-    return destination.fenced or (destination.reachable and destination.domain is None)
+    """The destination was read and has no such domain: it is free for it."""
+    return destination.reachable and destination.domain is None
 
 
 @_of_hosts

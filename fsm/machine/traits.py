@@ -83,11 +83,11 @@ def owned_by_source(source: Host, destination: Host) -> bool:
     if domain is None or domain.job is not Job.NONE:
         return False
     seen_absent = destination.reachable and destination.domain is None
-    if not handed_over(domain):
+    if domain.active and not handed_over(domain) and not incoming(domain):
         return seen_absent or destination.fenced
-    # A paused source may take over only where the destination was seen to have nothing: one that is merely
-    # attested to be off may have run, and acknowledged writes, before it went.
-    return seen_absent and domain.reason == "migration"
+    # One that stands still may take over only where the destination was seen to have nothing: a destination
+    # that is merely attested to be off may have run the domain, and acknowledged writes, before it went.
+    return seen_absent and (not domain.active or domain.reason == "migration")
 
 
 def owned_by_destination(source: Host, destination: Host) -> bool:
