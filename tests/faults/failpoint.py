@@ -2,9 +2,9 @@
 
     python -m tests.faults.failpoint "kill after activity copy-bases intent" -- migrate ...
 
-The journal's ``append`` is where every step begins and ends: before the intent's record, after it, after the
-act (before the outcome's record) and after the outcome. A held engine prints ``{"event": "held"}`` and waits
-for a line on its standard input, with its heart beating.
+The journal's ``append_all`` is where every step begins and ends: before the intent's record, after it, after
+the act (before the outcome's record) and after the outcome. A held engine prints ``{"event": "held"}`` and
+waits for a line on its standard input, with its heart beating.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
 from attrs import define, frozen
 
 from fsm.cli import main
+from fsm.errors import FsmError
+from fsm.journal.port import Entry
 from fsm.journal.records import Phase, Record, Step
 from fsm.journal.sql import SqlJournal
 
@@ -73,15 +74,17 @@ class Armed:
 def run(words: Sequence[str]) -> None:
     """Run ``fsm`` with the words behind the failpoint."""
     armed = Armed(Failpoint.parse(words[0]))
-    append = SqlJournal.append
+    append_all = SqlJournal.append_all
 
-    def watched(journal: SqlJournal, migration: str, record: Record, **named: Any) -> Record:
-        armed.strike(BEFORE, record)
-        written = append(journal, migration, record, **named)
-        armed.strike(AFTER, record)
+    def watched(journal: SqlJournal, entries: Sequence[Entry]) -> Sequence[Record | FsmError]:
+        for entry in entries:
+            armed.strike(BEFORE, entry.record)
+        written = append_all(journal, entries)
+        for entry in entries:
+            armed.strike(AFTER, entry.record)
         return written
 
-    SqlJournal.append = watched  # type: ignore[method-assign, assignment]  # which is what this program is for
+    SqlJournal.append_all = watched  # type: ignore[method-assign]  # which is what this program is for
     main(words[2:], prog_name="fsm")
 
 

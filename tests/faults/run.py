@@ -189,6 +189,8 @@ def _migrate(cell: Cell, rig: Rig, source: LabHost, story: Story) -> None:
                 _until(running, is_held if point else MOMENTS[cell.state])
                 _disturb(cell, place, story)
             code, result = running.finish()
+            if cell.fault.kills_at is not None and code != -signal.SIGKILL:
+                raise LabError(f"the command never came to its failpoint: it ended with {code}")
     story.hung = code == -signal.SIGKILL and not cell.fault.name.startswith("engine")
     story.causes.append(result.get("cause") or running.errors.read_text().strip())
 
