@@ -117,11 +117,12 @@ def test_the_scenarios_go_through_the_whole_machine() -> None:
     records = [record for name in SCENARIOS for record in undisturbed(name).records]
     done = {record.name for record in records if record.step == "action"}
     begun = {record.name for record in records if record.step == "activity"}
-    assert done >= set(ACTIONS)
-    assert begun == set(ACTIVITIES)
+    # What somebody puts into an overlay, and what is done about it, is tested with the alterations.
+    assert done >= set(ACTIONS) - {"cancel-source-commits", "cancel-destination-commits"}
+    assert begun == set(ACTIVITIES) - {"rescue-snapshots"}
     intents = [record for record in records if record.step == "transition" and record.phase == "intent"]
     # What was adopted begins elsewhere: see the tests of adoption.
-    wanted = {row for row in SPEC.rows if row.trigger != "adopt"}
+    wanted = {row for row in SPEC.rows if row.trigger not in ("adopt", "find-alteration")}
     assert {row for row in SPEC.rows if any(_takes(row, one) for one in intents)} == wanted
 
 

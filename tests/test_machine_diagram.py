@@ -103,7 +103,7 @@ def test_graphviz_takes_it() -> None:
     scale, width, height = (float(word) for word in done.stdout.split()[1:4])
     assert width * scale <= 8.27, "wider than A4"
     assert height * scale <= 11.69, "higher than A4"
-    assert 10 * scale >= 6, "too small to be read in print"
+    assert 10 * scale >= 5.5, "too small to be read in print"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ EDITS: list[tuple[str, Callable[[dict[str, Any]], object], list[str]]] = [
     ),
     (
         "recover row moved",
-        lambda data: data["states"]["stuck"]["recover"].insert(0, data["states"]["stuck"]["recover"].pop(2)),
+        lambda data: data["states"]["stuck"]["recover"].insert(0, data["states"]["stuck"]["recover"].pop(4)),
         [
             "~ state stuck (stable)",
             "+    on retry-due, source-migrating, transfer-begun: retry",

@@ -20,6 +20,11 @@ def _has(state: DomainState, reason: str, layer: Layer, job: Job = Job.NONE) -> 
     return Host(reachable=True, domain=Domain(state, reason, job, (Disk("vda", layer),)))
 
 
+def _altered() -> Host:
+    disk = Disk("vda", Layer.OVERLAY, stored=("theirs",))
+    return Host(reachable=True, domain=Domain(DomainState.RUNNING, "booted", Job.NONE, (disk,)))
+
+
 _RUNNING, _PAUSED, _OFF = DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUT_OFF
 _ANYWHERE = {
     "can't be reached": Host(reachable=False),
@@ -27,6 +32,7 @@ _ANYWHERE = {
     "has no such domain": Host(reachable=True),
     "runs it on the overlay": _has(_RUNNING, "booted", Layer.OVERLAY),
     "runs it on the base": _has(_RUNNING, "booted", Layer.BASE),
+    "runs it on the overlay, into which something foreign was put": _altered(),
     "runs it on a layer that is not ours": _has(_RUNNING, "booted", Layer.FOREIGN),
     "has it shut off, on the overlay": _has(_OFF, "shutdown", Layer.OVERLAY),
     "has it shut off, on the base": _has(_OFF, "shutdown", Layer.BASE),
