@@ -227,3 +227,24 @@ async def test_without_that_word_a_retry_commits_nothing() -> None:
     result = await (await simulation.engine.resume(migration)).wait()
     assert result.state == "stuck"
     assert "start_commit" not in [call.name for call in simulation.world.calls]
+
+
+async def test_a_pool_that_a_dead_preflight_has_started_is_stopped_again() -> None:
+    """Its engine dies while it looks, and the migration is aborted before anybody looks again."""
+    simulation = await simulate()
+    world = simulation.world
+    world.add_pool(DESTINATION, "/var/lib/libvirt/images", active=False)
+    before = world.pools(DESTINATION)
+    looked = asyncio.Event()
+    world.at("free_bytes", looked.set, host=DESTINATION)
+    handle = await simulation.engine.start(simulation.request())
+    await asyncio.wait_for(looked.wait(), timeout=30)
+    world.fail("release", host=DESTINATION, times=None)  # as a killed engine puts nothing back
+    await handle.detach()
+    world.faults.clear()
+    assert world.pools(DESTINATION) != before, "the test shows nothing"
+    simulation.journal.ask(handle.migration, "abort", {})
+    other = Engine(simulation.journal, world, clock=world.clock)
+    result = await (await other.resume(handle.migration)).wait()
+    assert result.state == "refused"
+    assert world.pools(DESTINATION) == before

@@ -27,7 +27,9 @@ from fsm.machine.observation import Preflight
 
 async def preflight(context: Context) -> None:
     """The activity of ``planned``: record the verdict, the findings, and the plan if there is one."""
-    inspection = Inspection(context)
+    # What an engine that died while it looked has opened was covered as it noted, not as it is now.
+    known = {(pool.side, pool.directory): pool.was for pool in context.history.pools}
+    inspection = Inspection(context, pools=known)
     try:
         await context.unless_called_off(inspection.run())
     finally:
@@ -233,6 +235,8 @@ class Inspection:
         directory = directory_of(path)
         if (side, directory) not in self._pools:
             self._pools[side, directory] = await host.storage.pool_state(directory)
+            # Before it is opened: an engine that takes over must know what to put back.
+            await self.context.note("look-into-directory", {"pools": converter.unstructure(self.pools)})
         return await host.storage.stat(path)
 
     async def _stat_or_none(self, destination: Host, path: str) -> FileFacts | None:
