@@ -28,6 +28,9 @@ from tests.lab_rig import (
 from tests.machine_helpers import plain_text, shipped
 
 pytestmark = NEEDS_LAB
+# Under load the domain was once found shut off on the full file system, for a reason that is not known yet;
+# the tests behind that one then meet what it left.
+RACE = pytest.mark.race
 
 COMMITTED, ROLLED_BACK, STUCK = 0, 3, 4
 SMALL = f"{IMAGES}/small"
@@ -161,6 +164,7 @@ def get_stuck(rig: Rig, once: str) -> Event:
     return result
 
 
+@RACE
 def test_a_full_destination_leaves_the_commit_stuck_until_there_is_space(
     rig: Rig, guest: Guest, once: str
 ) -> None:
@@ -185,6 +189,7 @@ def test_a_full_destination_leaves_the_commit_stuck_until_there_is_space(
     check_kept(rig, WEB, before, rig.beta, watch.acks)
 
 
+@RACE
 def test_a_guest_that_its_user_paused_stays_paused_in_stuck_and_behind_it(
     rig: Rig, guest: Guest, once: str
 ) -> None:
@@ -211,6 +216,7 @@ def test_a_guest_that_its_user_paused_stays_paused_in_stuck_and_behind_it(
     check_at_rest(rig, WEB, before, rig.beta, watch.acks)
 
 
+@RACE
 def test_a_base_that_may_not_be_written_is_named(rig: Rig, guest: Guest, once: str) -> None:
     before = look(rig, rig.alpha, WEB)
     base = f"{SMALL}/a.qcow2"
