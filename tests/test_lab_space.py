@@ -28,8 +28,8 @@ from tests.lab_rig import (
 from tests.machine_helpers import plain_text, shipped
 
 pytestmark = NEEDS_LAB
-# Known to fail: on the full file system the domain is found shut off behind the failed commit, its data whole in
-# the overlay, for a reason that is not known yet; the tests behind that one then meet what it left.
+# Known to fail: on the full file system the domain is found shut off behind the failed commit, its data whole
+# in the overlay, for a reason that is not known yet; the tests behind that one then meet what it left.
 RACE = pytest.mark.race
 
 COMMITTED, ROLLED_BACK, STUCK = 0, 3, 4
