@@ -103,10 +103,10 @@ async def test_no_space_for_the_commit_is_stuck_and_tried_again_by_policy() -> N
     def fill() -> None:
         simulation.write()
         world.set_free_bytes(DESTINATION, images, 0)
+        # The operator frees space while the migration waits in stuck.
+        world.clock.after(40, lambda: world.set_free_bytes(DESTINATION, images, 1 << 40))
 
     world.at("start_commit", fill)
-    # The operator frees space while the migration waits in stuck.
-    world.at("start_commit", lambda: world.set_free_bytes(DESTINATION, images, 1 << 40), nth=10)
     result = await simulation.migrate()
     assert result.state == "committed"
     assert simulation.path[-3:] == ["stuck", "committing-dest", "committed"]

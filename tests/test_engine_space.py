@@ -76,7 +76,7 @@ async def test_what_somebody_else_writes_is_seen_without_an_event() -> None:
     world, uuid = simulation.world, simulation.uuid
 
     def take() -> None:
-        world.set_free_bytes(SOURCE, IMAGES, MIB)
+        world.set_free_bytes(SOURCE, IMAGES, MARGIN_LEAST_BYTES // 2)
         let_time_pass(simulation)
 
     world.at_moment(uuid, Moment.MIRROR, take)

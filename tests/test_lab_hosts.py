@@ -143,21 +143,22 @@ def test_snapshots_of_a_shut_off_domain(lab: Lab) -> None:
 def test_faults(lab: Lab) -> None:
     alpha, beta = lab.hosts
     guest = lab.define_guest(alpha, GuestSpec())
-    connect = ["timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{beta.address}/16509"]
-    alpha.run(connect)
+    reach = ["timeout", "10", "bash", "-c", f"exec 3<>/dev/tcp/{beta.address}/16509"]
+    fail_to_reach = ["timeout", "1", *reach[2:]]
+    alpha.run(reach)
     lab.cut()
     assert lab.status().isolated
     with pytest.raises(LabError):
-        alpha.run(connect)
+        alpha.run(fail_to_reach)
     assert [host.virsh("list", "--name").strip() for host in lab.hosts] == ["guest", ""]
     lab.mend()
-    alpha.run(connect)
+    alpha.run(reach)
     lab.cut(beta)
     assert [host.link_up for host in lab.status().hosts] == [True, False]
     with pytest.raises(LabError):
-        alpha.run(connect)
+        alpha.run(fail_to_reach)
     lab.mend()
-    alpha.run(connect)
+    alpha.run(reach)
     assert alpha.run(["cat", "/proc/sys/net/ipv4/tcp_retries2"]) == "5\n"
 
     (qemu,) = alpha.qemu_pids("guest")

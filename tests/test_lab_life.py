@@ -62,8 +62,11 @@ def panic(host: LabHost) -> None:
 
 
 def reboot(host: LabHost) -> None:
-    """What a guest's kernel does: the reset control register."""
+    """What a guest's kernel does: the reset control register. It has booted before it is handed over."""
+    host.virsh("migrate-setspeed", "--domain", WEB.name, "--bandwidth", "1")
     host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", "o /b 0xcf9 6")
+    Guest(host, WEB.name, WEB).wait_for_writes()
+    host.virsh("migrate-setspeed", "--domain", WEB.name, "--bandwidth", "1000")
 
 
 def suspend(host: LabHost) -> None:

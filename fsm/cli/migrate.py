@@ -38,7 +38,7 @@ from fsm.machine.observation import Merge
     type=click.IntRange(0),
     default=0,
     metavar="MIB_PER_S",
-    help="0: unlimited.",
+    help="Limit the copy of the bases, and then the migration; 0: unlimited.",
 )
 @click.option(
     "--verify",

@@ -7,12 +7,11 @@ fails leaves the overlay as it was, so it can be tried again.
 from __future__ import annotations
 
 from fsm.engine.commit_causes import FULL_BYTES, explained
+from fsm.engine.commit_space import CommitSpace, demand_space
 from fsm.engine.context import Context
 from fsm.engine.marking import mark, taken_over
 from fsm.engine.observe import in_machine_terms, look
 from fsm.engine.plan import Side
-from fsm.engine.space import MIB
-from fsm.engine.space_watch import CommitSpace
 from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DomainFacts, Overlay
@@ -44,11 +43,10 @@ async def _commit(context: Context, side: Side, activity: str) -> None:
         await mark(context, side)
         await host.start_paused(facts.uuid)
     await _resume_if_cured(context, host, facts)
-    if side is Side.DESTINATION and facts.state is DomainState.PAUSED and not _hit_an_error(facts):
-        await _demand_space(context, host, activity)
     try:
+        await demand_space(context, host, await _disks(context, host, activity), activity)
         for overlay in context.planned.overlays:
-            await _begin(context, host, overlay, activity, side)
+            await _begin(context, host, overlay, activity)
         await _until_ready(context, host, side, activity)
         for overlay in context.planned.overlays:
             await _pivot(context, host, overlay, activity)
@@ -74,28 +72,6 @@ async def _resume_if_cured(context: Context, host: Host, facts: DomainFacts) -> 
         if await host.storage.free_bytes(directory) < FULL_BYTES:
             return
     await host.resume(facts.uuid)
-
-
-async def _demand_space(context: Context, host: Host, activity: str) -> None:
-    """Begin no commit under a paused guest that may fail for want of space.
-
-    QEMU 7.2 dies of it where the guest has arrived paused ("Permission conflict on node", seen on a lab), and
-    the guest's memory with it. Else it is worth a try: what the base has allocated already needs no space.
-    """
-    paths: dict[str, list[str]] = {}
-    for overlay in context.planned.overlays:
-        paths.setdefault(overlay.path.rpartition("/")[0] or "/", []).append(overlay.path)
-    for directory, overlays in paths.items():
-        seen = await host.storage.space(directory, overlays)
-        held_bytes = sum(file.allocated_bytes for file in seen.files)
-        if seen.free_bytes < held_bytes + FULL_BYTES:
-            raise ActionFailed(
-                activity,
-                f"{host.uri}: {directory} has {seen.free_bytes // MIB} MiB free, its overlays hold "
-                f"{-(-held_bytes // MIB)} MiB; under a paused guest the commit is not begun; the guest's "
-                "data is in the overlay",
-                remedy=f"free space in {directory} on {host.uri}, then: fsm retry {context.migration}",
-            )
 
 
 async def _facts(context: Context, host: Host, activity: str) -> DomainFacts:
@@ -140,21 +116,21 @@ def _sound(domain: Domain, host: Host, activity: str) -> dict[str, Disk]:
     return {disk.target: disk for disk in disks}
 
 
-async def _begin(context: Context, host: Host, overlay: Overlay, activity: str, side: Side) -> None:
+async def _begin(context: Context, host: Host, overlay: Overlay, activity: str) -> None:
     disk = (await _unaltered(context, host, activity))[overlay.target]
     if disk.layer is Layer.OVERLAY and disk.block_job is None:
-        # The way back is not limited: it has to be over before the guest's writes fill the file system.
-        limit = context.request.bandwidth_mib_per_s if side is Side.DESTINATION else 0
-        await host.start_commit(context.planned.domain_uuid, overlay, limit)
+        # Without a limit: it has to be over before the guest's writes fill the file system, and QEMU 7.2 dies
+        # when a limited one finds no space left.
+        await host.start_commit(context.planned.domain_uuid, overlay)
         # From here on libvirt lets nobody take a snapshot; one that came in before is found now.
         await _unaltered(context, host, activity)
 
 
 async def _until_ready(context: Context, host: Host, side: Side, activity: str) -> None:
     """Wait until each disk is ready to pivot or has been pivoted."""
-    space = CommitSpace(context, host)
+    space = CommitSpace(context, host, activity)
     while True:  # ends with readiness, with a lost job, or with the stall check
-        disks = (await _disks(context, host, activity)).values()
+        disks = list((await _disks(context, host, activity)).values())
         waiting = [disk for disk in disks if disk.block_job is not None and not disk.block_job.ready]
         if lost := [disk.target for disk in disks if disk.layer is Layer.OVERLAY and disk.block_job is None]:
             raise ActionFailed(activity, f"{host.uri}: the block commit of {', '.join(lost)} has failed")

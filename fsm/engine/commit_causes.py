@@ -14,6 +14,8 @@ from fsm.hypervisor.values import Overlay
 FULL_BYTES = 16 * MIB
 # libc's words, which QEMU and libvirt pass on.
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded")
+# QEMU 7.2, where a commit has failed at the moment at which the guest was paused.
+_FILTER_LEFT_WORDS = "Need a root block node"
 _DENIED_WORDS = ("Permission denied", "Operation not permitted", "Read-only file system")
 
 
@@ -49,6 +51,11 @@ async def _cause(context: Context, host: Host, message: str) -> Cause:
         bases = ", ".join(overlay.base for overlay in context.planned.overlays)
         what = "QEMU may not write to a base"
         return Cause(what, f"let QEMU on {host.uri} write to {bases}: owner, mode, attributes, mount options")
+    if _FILTER_LEFT_WORDS in message:
+        what = (
+            "QEMU has kept a filter of an earlier commit that failed, and this process of it commits no more"
+        )
+        return Cause(what, f"have the guest shut itself down on {host.uri}; its disks are committed then")
     if errors:
         targets = ", ".join(sorted(errors))
         return Cause(f"I/O errors on {targets}", f"repair the storage of disks {targets} on {host.uri}")

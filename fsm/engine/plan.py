@@ -38,8 +38,9 @@ class Request:
 
     ``domain`` is a name or UUID. ``destination_uri`` is the destination as the engine sees it, ``peer_uri``
     as the source host sees it (the same unless given). ``migrate_uri`` names the address for the memory
-    stream. ``bandwidth_mib_per_s`` limits each phase; 0 means unlimited. ``exclude_disks`` names targets to
-    be left alone. ``accept`` names preflight checks whose findings the user takes on himself.
+    stream. ``bandwidth_mib_per_s`` limits what crosses the network; 0 means unlimited. ``exclude_disks``
+    names targets to be left alone. ``accept`` names preflight checks whose findings the user takes on
+    himself.
     ``correlation`` is the caller's own id for this request; every event of the log carries it.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import structlog
@@ -24,7 +24,7 @@ from fsm.errors import FsmError, HostError
 from fsm.hypervisor.port import Host, Watch
 from fsm.hypervisor.uris import safe_text
 from fsm.hypervisor.values import FileFacts, Space
-from fsm.machine.observation import Disk, Merge
+from fsm.machine.observation import Merge
 
 log = structlog.get_logger("fsm")
 
@@ -149,40 +149,6 @@ class SpaceWatch:
             with suppress(HostError):  # the net below stays: it looks again after a while
                 uuid = self.context.planned.domain_uuid
                 await source.set_threshold(uuid, target_of[file.path], file.size_bytes + step_bytes)
-
-
-@define
-class CommitSpace:
-    """Looks, while overlays are committed, whether there is room for the rest of it.
-
-    Nothing can be given up any more, so it is only told, once, what is coming.
-    """
-
-    context: Context
-    host: Host
-    _due_s: float = 0.0
-    _told: bool = False
-
-    async def look(self, disks: Iterable[Disk]) -> None:
-        """Look, if it is time to."""
-        now_s = self.context.clock.monotonic_s()
-        if self._told or now_s < self._due_s:
-            return
-        self._due_s = now_s + POLL_S
-        left: dict[str, int] = {}
-        for disk, overlay in zip(disks, self.context.planned.overlays, strict=True):
-            job, directory = disk.block_job, directory_of(overlay.base)
-            left_bytes = job.end_bytes - job.current_bytes if job else 0
-            left[directory] = left.get(directory, 0) + left_bytes
-        try:
-            seen = {directory: await self.host.storage.space(directory, ()) for directory in left}
-        except HostError:
-            return
-        demands = [space.demand(directory, one, left[directory]) for directory, one in seen.items()]
-        if found := space.shortage(self.host.uri, demands, space.margin_bytes(0)):
-            self._told = True
-            what = "the guest is paused when a write of its finds no space; no data is lost"
-            await self.context.note("space-short", {"warning": f"{found.what}; {what}"})
 
 
 def _still_to_come(held: dict[str, int], directory: str, arrived: Sequence[FileFacts]) -> int:

@@ -214,7 +214,10 @@ class Host(Protocol):
         """
 
     async def start_commit(self, uuid: str, overlay: Overlay, bandwidth_mib_per_s: int = 0) -> None:
-        """Begin an active block commit of ``overlay`` into its base; one that runs already is left alone."""
+        """Begin an active block commit of ``overlay`` into its base; one that runs already is left alone.
+
+        Limit none that may run out of space: QEMU 7.2 then aborts, and the guest with it.
+        """
 
     async def pivot(self, uuid: str, target: str) -> None:
         """End a commit that is ready: the base becomes the active layer. ``HostError`` when not ready."""

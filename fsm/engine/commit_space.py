@@ -1,0 +1,125 @@
+"""Whether there is room for a commit: before it begins, and while it runs.
+
+A commit that would run out of space is not begun, and one that would come to it is cancelled. QEMU 7.2 pauses
+the guest for want of space at the very moment at which the job fails, and gets the two mixed up: either it
+aborts, or a filter of the job stays on the overlay for ever ("Need a root block node"), and the overlay can
+only be committed by another QEMU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import structlog
+from attrs import define
+
+from fsm.engine import space
+from fsm.engine.actions import directory_of
+from fsm.engine.commit_causes import FULL_BYTES
+from fsm.engine.context import Context
+from fsm.engine.space import MIB
+from fsm.errors import ActionFailed, HostError
+from fsm.hypervisor.port import Host
+from fsm.hypervisor.uris import safe_text
+from fsm.hypervisor.values import Overlay, Space
+from fsm.machine.observation import Disk, Layer
+
+log = structlog.get_logger("fsm")
+
+POLL_S = 3.0
+
+
+async def demand_space(context: Context, host: Host, disks: Mapping[str, Disk], activity: str) -> None:
+    """Raise ``ActionFailed`` if the commits that have not begun yet may run out of space.
+
+    A host that can't tell is not waited for: its guest writes to the same file system meanwhile.
+    """
+    overlays = [
+        overlay
+        for overlay in context.planned.overlays
+        if disks[overlay.target].layer is Layer.OVERLAY and disks[overlay.target].block_job is None
+    ]
+    for directory in {directory_of(overlay.base) for overlay in overlays}:
+        here = [overlay for overlay in overlays if directory_of(overlay.base) == directory]
+        files = [path for overlay in here for path in (overlay.path, overlay.base)]
+        try:
+            seen = await host.storage.space(directory, files)
+        except HostError as error:
+            log.debug("space-unknown", migration=context.migration, error=safe_text(str(error)))
+            continue
+        need_bytes = sum(growth_bytes(overlay, seen) for overlay in here)
+        if need_bytes and seen.free_bytes < need_bytes + FULL_BYTES:
+            raise _short(context, host, directory, activity, seen.free_bytes, need_bytes)
+
+
+def growth_bytes(overlay: Overlay, seen: Space) -> int:
+    """What the base may grow by: all that the overlay holds, unless the base has all its blocks already.
+
+    A cluster of a qcow2 image that an internal snapshot holds as well is never written over.
+    """
+    files = {file.path: file for file in seen.files}
+    base, top = files.get(overlay.base), files.get(overlay.path)
+    whole = base is not None and overlay.base_format == "raw" and base.allocated_bytes >= base.size_bytes
+    return 0 if whole or top is None else top.allocated_bytes
+
+
+def _short(
+    context: Context, host: Host, directory: str, activity: str, free_bytes: int, need_bytes: int
+) -> ActionFailed:
+    return ActionFailed(
+        activity,
+        f"{host.uri}: {directory} has {free_bytes // MIB} MiB free; its overlays hold "
+        f"{-(-need_bytes // MIB)} MiB to be committed; the guest's data is in the overlay",
+        remedy=f"free space in {directory} on {host.uri}, then: fsm retry {context.migration}",
+    )
+
+
+@define
+class CommitSpace:
+    """Looks, while overlays are committed, whether there is room for the rest of it.
+
+    That it is getting tight is told once.
+    """
+
+    context: Context
+    host: Host
+    activity: str
+    _due_s: float = 0.0
+    _told: bool = False
+
+    async def look(self, disks: Collection[Disk]) -> None:
+        """Look, if it is time to; cancel what would not be done, and raise ``ActionFailed``."""
+        now_s = self.context.clock.monotonic_s()
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + POLL_S
+        left = self._left_bytes(disks)
+        try:
+            seen = {directory: await self.host.storage.space(directory, ()) for directory in left}
+        except HostError:
+            return
+        for directory, one in seen.items():
+            if one.free_bytes < left[directory]:
+                await self._cancel(disks)
+                raise _short(
+                    self.context, self.host, directory, self.activity, one.free_bytes, left[directory]
+                )
+        demands = [space.demand(directory, one, left[directory]) for directory, one in seen.items()]
+        found = space.shortage(self.host.uri, demands, space.margin_bytes(0))
+        if found and not self._told:
+            self._told = True
+            what = "the guest is paused when a write of its finds no space; no data is lost"
+            await self.context.note("space-short", {"warning": f"{found.what}; {what}"})
+
+    def _left_bytes(self, disks: Iterable[Disk]) -> dict[str, int]:
+        left: dict[str, int] = {}
+        for disk, overlay in zip(disks, self.context.planned.overlays, strict=True):
+            job, directory = disk.block_job, directory_of(overlay.base)
+            left_bytes = job.end_bytes - job.current_bytes if job else 0
+            left[directory] = left.get(directory, 0) + left_bytes
+        return left
+
+    async def _cancel(self, disks: Iterable[Disk]) -> None:
+        for disk in disks:
+            if disk.block_job is not None and not disk.block_job.ready:
+                await self.host.cancel_block_job(self.context.planned.domain_uuid, disk.target)
