@@ -109,6 +109,22 @@ async def test_an_engine_whose_lease_was_taken_acts_no_more() -> None:
     assert "migrate" not in [call.name for call in calls]
 
 
+async def test_an_engine_that_lets_go_leaves_a_domain_started_for_a_commit_to_the_next() -> None:
+    simulation = await simulate()
+    world = simulation.world
+    world.at("make_durable", lambda: world.power_off_guest(simulation.uuid))
+    started = asyncio.Event()
+    world.at("start_paused", started.set, when="after")
+    handle = await simulation.start()
+    await started.wait()
+    await handle.detach()
+    assert "destroy" not in [call.name for call in world.calls]
+    result = await (await simulation.engine.resume(handle.migration)).wait()
+    assert result.state == "rolled-back"
+    assert world.active_at(simulation.uuid) == []
+    await check_end(simulation, result)
+
+
 async def test_a_heart_that_was_silent_too_long_stops_all_changes() -> None:
     simulation = await simulate()
     now_s = 0.0

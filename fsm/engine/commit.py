@@ -51,9 +51,11 @@ async def _commit(context: Context, side: Side, activity: str) -> None:
         for overlay in context.planned.overlays:
             await _pivot(context, host, overlay, activity)
     except (ActionFailed, HostError) as error:
-        raise await explained(context, host, error, activity) from error
-    finally:
+        failure = await explained(context, host, error, activity)
         await _stop_again(context, host)
+        raise failure from error
+    # An engine that is told to let go does nothing more here: the record tells the next one.
+    await _stop_again(context, host)
     facts = await _facts(context, host, activity)
     if _hit_an_error(facts):
         await host.resume(facts.uuid)
