@@ -98,8 +98,10 @@ class CommitSpace:
             seen = {directory: await self.host.storage.space(directory, ()) for directory in left}
         except HostError:
             return
+        # A raw base may have all its blocks already, and then grows by nothing.
+        raw = {directory_of(one.base) for one in self.context.planned.overlays if one.base_format == "raw"}
         for directory, one in seen.items():
-            if one.free_bytes < left[directory]:
+            if directory not in raw and one.free_bytes < left[directory]:
                 await self._cancel(disks)
                 raise _short(
                     self.context, self.host, directory, self.activity, one.free_bytes, left[directory]
