@@ -20,7 +20,14 @@ from fsm.engine.engine import Engine
 from fsm.engine.handle import Handle
 from fsm.engine.plan import Request
 from fsm.engine.result import Result
-from fsm.hypervisor.simulated import GuestStopped, SimulatedWorld, WorldState, domains, snapshots
+from fsm.hypervisor.simulated import (
+    GuestStopped,
+    SimulatedDisk,
+    SimulatedWorld,
+    WorldState,
+    domains,
+    snapshots,
+)
 from fsm.hypervisor.values import SnapshotMetadata
 from fsm.images import workers
 from fsm.journal.records import Record
@@ -127,7 +134,9 @@ def without_threads() -> Iterator[None]:
 
 
 @cache
-def _beginning(disks: tuple[str, ...], destination: str) -> tuple[WorldState, str, Before, bytes]:
+def _beginning(
+    disks: tuple[SimulatedDisk | str, ...], destination: str
+) -> tuple[WorldState, str, Before, bytes]:
     """The world, the domain and an empty journal, made once and then copied."""
     world = SimulatedWorld()
     world.add_host(SOURCE)
@@ -151,7 +160,9 @@ def fresh_journal() -> SqlJournal:
     return open_journal(Path(tempfile.mkdtemp(dir=_FILES.name)) / "journal.db")
 
 
-async def simulate(disks: Iterable[str] = ("vda", "vdb"), destination: str = DESTINATION) -> Simulation:
+async def simulate(
+    disks: Iterable[SimulatedDisk | str] = ("vda", "vdb"), destination: str = DESTINATION
+) -> Simulation:
     """A fresh world."""
     asyncio.get_running_loop().set_default_executor(Inline())
     state, uuid, before, empty = _beginning(tuple(disks), destination)

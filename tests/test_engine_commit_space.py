@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from fsm.engine.commit_causes import FULL_BYTES
 from fsm.engine.commit_space import growth_bytes
 from fsm.engine.handle import Result
 from fsm.engine.space import MIB
-from fsm.hypervisor.simulated import Moment
+from fsm.hypervisor.simulated import Moment, SimulatedDisk
 from fsm.hypervisor.simulated.state import active
 from fsm.hypervisor.values import FileFacts, Overlay, Space
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
@@ -81,6 +82,26 @@ async def test_a_running_commit_is_taken_over_however_little_space_there_is() ->
     result = await simulation.migrate()
     assert result.state == "committed"
     await check_end(simulation, result)
+
+
+async def test_directories_of_one_file_system_are_taken_together() -> None:
+    simulation = await simulate(disks=("vda", SimulatedDisk("vdb", path="/srv/web-vdb.qcow2")))
+    world, blocks = simulation.world, range(1000)
+
+    def write() -> None:
+        for target in ("vda", "vdb"):
+            for block in blocks:
+                world.guest_write(simulation.uuid, target, block, b"x")
+
+    # Enough for either overlay, not for both.
+    free_bytes = FULL_BYTES + len(blocks) * 4096 * 3 // 2
+    world.at("make_durable", write)
+    world.at_moment(
+        simulation.uuid, Moment.CONFIRM, lambda: world.set_free_bytes(DESTINATION, IMAGES, free_bytes)
+    )
+    stuck = await simulation.migrate()
+    assert (stuck.state, "start_commit" in calls(simulation)) == ("stuck", False)
+    assert "its overlays hold 8 MiB to be committed" in stuck.cause
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ async def demand_space(context: Context, host: Host, disks: Mapping[str, Disk], 
         for overlay in context.planned.overlays
         if disks[overlay.target].layer is Layer.OVERLAY and disks[overlay.target].block_job is None
     ]
+    demands = []
     for directory in {directory_of(overlay.base) for overlay in overlays}:
         here = [overlay for overlay in overlays if directory_of(overlay.base) == directory]
         files = [path for overlay in here for path in (overlay.path, overlay.base)]
@@ -47,9 +48,10 @@ async def demand_space(context: Context, host: Host, disks: Mapping[str, Disk], 
         except HostError as error:
             log.debug("space-unknown", migration=context.migration, error=safe_text(str(error)))
             continue
-        need_bytes = sum(growth_bytes(overlay, seen) for overlay in here)
-        if need_bytes and seen.free_bytes < need_bytes + FULL_BYTES:
-            raise _short(context, host, directory, activity, seen.free_bytes, need_bytes)
+        demands.append(space.demand(directory, seen, sum(growth_bytes(overlay, seen) for overlay in here)))
+    for one in space.by_file_system(demand for demand in demands if demand.need_bytes):
+        if one.free_bytes < one.need_bytes + FULL_BYTES:
+            raise _short(context, host, one, activity)
 
 
 def growth_bytes(overlay: Overlay, seen: Space) -> int:
@@ -63,14 +65,12 @@ def growth_bytes(overlay: Overlay, seen: Space) -> int:
     return 0 if whole or top is None else top.allocated_bytes
 
 
-def _short(
-    context: Context, host: Host, directory: str, activity: str, free_bytes: int, need_bytes: int
-) -> ActionFailed:
+def _short(context: Context, host: Host, demand: space.Demand, activity: str) -> ActionFailed:
     return ActionFailed(
         activity,
-        f"{host.uri}: {directory} has {free_bytes // MIB} MiB free; its overlays hold "
-        f"{-(-need_bytes // MIB)} MiB to be committed; the guest's data is in the overlay",
-        remedy=f"free space in {directory} on {host.uri}, then: fsm retry {context.migration}",
+        f"{host.uri}: {demand.directory} has {demand.free_bytes // MIB} MiB free; its overlays hold "
+        f"{-(-demand.need_bytes // MIB)} MiB to be committed; the guest's data is in the overlay",
+        remedy=f"free space in {demand.directory} on {host.uri}, then: fsm retry {context.migration}",
     )
 
 
@@ -98,15 +98,13 @@ class CommitSpace:
             seen = {directory: await self.host.storage.space(directory, ()) for directory in left}
         except HostError:
             return
+        demands = [space.demand(directory, one, left[directory]) for directory, one in seen.items()]
         # A raw base may have all its blocks already, and then grows by nothing.
         raw = {directory_of(one.base) for one in self.context.planned.overlays if one.base_format == "raw"}
-        for directory, one in seen.items():
-            if directory not in raw and one.free_bytes < left[directory]:
+        for demand in space.by_file_system(one for one in demands if one.directory not in raw):
+            if demand.free_bytes < demand.need_bytes:
                 await self._cancel(disks)
-                raise _short(
-                    self.context, self.host, directory, self.activity, one.free_bytes, left[directory]
-                )
-        demands = [space.demand(directory, one, left[directory]) for directory, one in seen.items()]
+                raise _short(self.context, self.host, demand, self.activity)
         found = space.shortage(self.host.uri, demands, space.margin_bytes(0))
         if found and not self._told:
             self._told = True
