@@ -157,6 +157,7 @@ def test_a_snapshot_with_plain_virsh(
         shown = rig.fsm("show", migration).stdout
         for path in saved.values():
             assert path in shown
+            assert path in ended.stdout
             at.path(path).unlink()
     assert [path for path in files(at) if "rescued" in path] == []
     assert "theirs" not in at.virsh("snapshot-list", "--domain", WEB.name)

@@ -23,6 +23,7 @@ from rich.progress import Progress as Bars
 
 from fsm.engine import events
 from fsm.engine.context import Progress
+from fsm.engine.plan import Rescued
 from fsm.engine.result import Result
 from fsm.hypervisor.uris import safe_text, safe_uri
 from fsm.journal.records import Header, Phase, Record, Step, converter
@@ -187,6 +188,8 @@ def line_of(record: Record) -> str:
         return f"{record.state}: {record.data['warning']}"
     if notes := record.data.get("notes"):
         return "; ".join(f"note: {note['host']}: {note['message']}; {note['remedy']}" for note in notes)
+    if rescued := record.data.get("rescued"):
+        return "; ".join(one.what for one in converter.structure(rescued, list[Rescued]))
     if record.step is Step.TRANSITION and record.phase is Phase.OUTCOME:
         return f"{record.state} -> {record.dest} ({record.name})"
     if record.step is Step.ACTIVITY and record.phase is Phase.INTENT:

@@ -108,7 +108,7 @@ def _show_summary(header: Header, history: History) -> None:
     if history.remedy and header.state != "committed":
         click.echo(f"what to do: {history.remedy}")
     for rescued in history.rescued:
-        click.echo(f"snapshot {rescued.name} was saved: {', '.join(rescued.images)}")
+        click.echo(rescued.what)
     if history.left_behind:
         click.echo(f"left behind: {', '.join(history.left_behind)}")
 

@@ -130,6 +130,11 @@ class Rescued:
     images: tuple[str, ...]
     xml: str = field(default="", repr=False)
 
+    @property
+    def what(self) -> str:
+        """What an operator is told."""
+        return f"snapshot {self.name} was saved: {', '.join(self.images)}"
+
 
 @frozen
 class Bases:
