@@ -130,7 +130,7 @@ async def test_a_migration_seen_from_both_sides(
     await task
     assert (Job.MIGRATION_OUT, Job.MIGRATION_IN) in jobs
     assert (DomainState.PAUSED, "migration") in reasons
-    assert len(figures) > 3
+    assert len(figures) > 1  # how many is a matter of how often this test was given the processor
     assert max(progress.disk_done_bytes for progress in figures) >= 6 * MIB
     assert max(progress.memory_done_bytes for progress in figures) > MIB
     assert waking > 1
