@@ -9,7 +9,11 @@ from contextlib import suppress
 import pytest
 from attrs import frozen
 
+from fsm.engine.activities import RETURN_S
+from fsm.errors import HostError
 from fsm.hypervisor.simulated import Denied, Moment, SimulatedWorld
+from fsm.hypervisor.simulated.host import SimulatedHost
+from fsm.hypervisor.simulated.state import MigrationJob
 from fsm.machine.observation import DomainState
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
 
@@ -169,4 +173,37 @@ async def test_whatever_happens_to_the_guest_in_stuck_ends_right(side: str, life
     result = await (await simulation.engine.resume(stuck.migration)).wait()
     assert result.state == ("rolled-back" if side == SOURCE else "committed")
     await check_life(simulation, lived.leads_to)
+    await check_end(simulation, result)
+
+
+_until_ended = SimulatedHost._until_ended  # the test's stand-in calls it
+
+
+async def _returns_only_after_success(self: SimulatedHost, uuid: str, job: MigrationJob) -> None:
+    """As libvirt 9.0 may do it when QEMU ends while memory moves."""
+    try:
+        await _until_ended(self, uuid, job)
+    except HostError:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("happens", [SimulatedWorld.power_off_guest, _destroy])
+async def test_a_guest_that_ended_is_not_waited_for_when_libvirts_call_does_not_return(
+    monkeypatch: pytest.MonkeyPatch, happens: Callable[[SimulatedWorld, str], None]
+) -> None:
+    monkeypatch.setattr(SimulatedHost, "_until_ended", _returns_only_after_success)
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    ended_at_s = []
+
+    def ends() -> None:
+        ended_at_s.append(world.clock.monotonic_s())
+        happens(world, uuid)
+
+    world.at_moment(uuid, Moment.MEMORY, ends)
+    result = await simulation.migrate()
+    (error,) = [record.error for record in simulation.records if record.step == "activity" and record.error]
+    assert "does not return" in error
+    assert world.clock.monotonic_s() - ended_at_s[0] < RETURN_S + 10
+    assert result.state == "rolled-back"
     await check_end(simulation, result)

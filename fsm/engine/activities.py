@@ -22,7 +22,7 @@ from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Base, JobProgress, MigrationRequest
 from fsm.images.base_copy import Throttle, copy_file
 from fsm.images.verify import compare_digests, compare_tables
-from fsm.machine.observation import Job, Layer
+from fsm.machine.observation import DomainState, Job, Layer
 
 Activity = Callable[[Context], Awaitable[None]]
 
@@ -34,6 +34,9 @@ POLL_S = 1.0
 SILENCE_S = 9.0
 # An abort leads QEMU to the same place at once.
 SILENCE_BEFORE_ABORT_S = 2.5
+# When QEMU has ended while memory moved, libvirt 9.0's call may never return. One that has yet to tell a
+# destination out of reach does after 30 s, libvirt's keep-alive.
+RETURN_S = 35.0
 
 
 async def copy_bases(context: Context) -> None:
@@ -171,7 +174,7 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
     ``call`` is our own call of the migration, None for one that another engine began.
     """
     last: JobProgress | None = None
-    gave_up_at_s = cut_at_s = 0.0
+    gave_up_at_s = cut_at_s = ended_at_s = 0.0
     while call is None or not call.done():  # bounded: a stalled job is aborted, then given up
         await _next_event(context, call)
         progress = await _progress(context, source, last)
@@ -182,6 +185,10 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
             context.progress("memory", progress.memory_done_bytes, progress.memory_total_bytes)
             context.progress("overlay", progress.disk_done_bytes, progress.disk_total_bytes)
         now_s = context.clock.monotonic_s()
+        if progress is None and await _guest_ended(context, source):
+            ended_at_s = ended_at_s or now_s
+            _expect_return(source, now_s - ended_at_s)
+            continue
         patience_s = SILENCE_BEFORE_ABORT_S if context.called_off else SILENCE_S
         if now_s - max(cut_at_s, context.progress_at_s) > patience_s:
             cut_at_s = now_s
@@ -196,6 +203,24 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
         await _abort_job(context, source)
     if call is not None:
         call.result()
+
+
+async def _guest_ended(context: Context, source: Host) -> bool:
+    """Whether the domain is shut off at the source, and not because it went to the destination."""
+    try:
+        facts = await source.domain(context.planned.domain_uuid)
+    except HostUnreachable:
+        return False
+    return facts is not None and facts.state is DomainState.SHUT_OFF and facts.reason != "migrated"
+
+
+def _expect_return(source: Host, waited_s: float) -> None:
+    if waited_s > RETURN_S:
+        raise OutcomeUnknown(
+            "the guest's process ended while it was migrated, and libvirt's call does not return",
+            host=source.uri,
+            call="migrate",
+        )
 
 
 async def _next_event(context: Context, call: asyncio.Future[None] | None) -> None:

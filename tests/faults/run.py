@@ -236,6 +236,8 @@ def _disturb(cell: Cell, place: Place, story: Story) -> None:
     if lasts_s is None:
         place.engine.until(entered("stuck"))
         cure.apply()
+    elif cell.state != "stuck" and place.engine.until(entered("stuck")):
+        harm.advised(place)
     place.engine.until(lambda _event: False)
     timer.join() if lasts_s else timer.cancel()
     cure.apply()
