@@ -88,13 +88,9 @@ class Event(Decided, frozen=True, omit_defaults=True, gc=False):
     correlation: Annotated[str, Meta(description="The caller's own id for the request.")] = ""
 
 
-_decode_event = msgspec.json.Decoder(Decided).decode
+decode = msgspec.json.Decoder(Decided).decode
+"""The event in a line of JSON. Raises ``msgspec.DecodeError``, a ``ValueError``, if there is none."""
 _decode_observation = msgspec.json.Decoder(Observation).decode
-
-
-def decode(line: bytes) -> Decided:
-    """The event in a line of JSON. Raises ``msgspec.DecodeError``, a ``ValueError``, if there is none."""
-    return _decode_event(line)
 
 
 def kind_of(step: Step, phase: Phase) -> Kind:

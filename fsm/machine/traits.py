@@ -62,19 +62,20 @@ def is_altered(host: Host) -> bool:
     domain = host.domain
     if domain is None:
         return False
-    # A migration mirrors its disks by block jobs of its own.
-    alien = domain.job is Job.NONE and any(
-        disk.block_job is not None and disk.block_job.kind != OUR_BLOCK_JOB for disk in domain.disks
-    )
-    # What is taken once the disks are on their bases lies in the bases, where it belongs.
-    unrecorded = bool(domain.unrecorded) and some_disk_on(host, Layer.OVERLAY)
-    return alien or unrecorded or any(map(holds_foreign, domain.disks))
+    for disk in domain.disks:
+        job = disk.block_job
+        # A migration mirrors its disks by block jobs of its own.
+        if job is not None and job.kind != OUR_BLOCK_JOB and domain.job is Job.NONE:
+            return True
+        # What is taken once the disks are on their bases lies in the bases, where it belongs.
+        if disk.layer is Layer.OVERLAY and (domain.unrecorded or holds_foreign(disk)):
+            return True
+    return False
 
 
 def holds_foreign(disk: Disk) -> bool:
-    """The overlay file shows what this migration did not put into it."""
-    altered = bool(disk.stored) or disk.size is Size.UNFIT or bool(disk.damage)
-    return altered and disk.layer is Layer.OVERLAY
+    """The overlay's file shows what this migration did not put into it."""
+    return bool(disk.stored) or disk.size is Size.UNFIT or bool(disk.damage)
 
 
 def owned_by_source(source: Host, destination: Host) -> bool:
