@@ -47,10 +47,10 @@ def dot(picture: Picture) -> str:
     """The picture in Graphviz's language, upright on A4."""
     lines = [
         "digraph machine {",
-        '  graph [rankdir=TB, size="7.7,11.1", ratio=compress, nodesep=0.1, ranksep=0.45, bgcolor=white];',
+        '  graph [rankdir=TB, size="7.7,11.1", ratio=compress, nodesep=0.05, ranksep=0.2, bgcolor=white];',
         f'  graph [fontname="Helvetica", labelloc=t, label=<{_dot_head(picture)}>];',
         '  node [shape=box, fontname="Helvetica", fontsize=14, margin="0.12,0.06"];',
-        '  edge [fontname="Helvetica", fontsize=10, arrowsize=0.8];',
+        '  edge [fontname="Helvetica", fontsize=11, arrowsize=0.8];',
         '  "*" [shape=point, width=0.16, label=""];',
     ]
     lines += [_dot_box(box) for box in picture.boxes]
@@ -106,7 +106,7 @@ def _dot_head(picture: Picture) -> str:
 def _small(lines: Iterable[str]) -> str:
     """Lines in small print, as Graphviz's labels have them; there is no empty one."""
     text = "".join(f'{line}<br align="left"/>' for line in lines)
-    return f'<font point-size="10">{text}</font>' if text else ""
+    return f'<font point-size="11">{text}</font>' if text else ""
 
 
 # -- Mermaid --------------------------------------------------------------------------------------------

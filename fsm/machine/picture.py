@@ -16,7 +16,7 @@ from attrs import frozen
 from fsm.machine.operations import Operation
 from fsm.machine.spec import Kind, Row, Spec, State
 
-BOX_WIDTH = 36
+BOX_WIDTH = 44
 EDGE_WIDTH = 22
 
 
