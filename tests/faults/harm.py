@@ -38,11 +38,11 @@ Act = Callable[[Place], None]
 
 @frozen
 class Harm:
-    """Doing it, removing its cause, and what the operator does whom ``stuck`` tells to."""
+    """Doing it, removing its cause, and what an operator does whom ``stuck`` tells to, if it does."""
 
     do: Act
     undo: Act = lambda _place: None
-    advised: Act = lambda _place: None
+    advised: Callable[[Place], str] = lambda _place: ""
 
 
 def fill(directory: Path) -> None:
@@ -83,18 +83,21 @@ def power_off(place: Place) -> None:
     )
 
 
-def restart_a_failed_libvirtd(place: Place) -> None:
+def restart_a_failed_libvirtd(place: Place) -> str:
     """Start libvirt's daemon at the source anew if it died with the guest's end, or holds the domain since.
+
+    Tells that it did; empty where neither is the case.
 
     Both are libvirt 9.0's own faults (docs/decisions.md); what to do is told by the record of ``stuck``.
     """
     alive = place.source.libvirtd_pid() is not None
     told = json.dumps(place.engine.events[-1:])
     if alive and "cannot acquire state change lock" not in told:
-        return
+        return ""
     if alive:
         place.source.kill_libvirtd()
     place.source.start_libvirtd()
+    return "libvirtd of the source started anew, as stuck advised"
 
 
 def _journals(place: Place) -> Path:

@@ -58,7 +58,10 @@ MOMENTS = {
 
 @frozen
 class Row:
-    """One line of the table. Times are None where they do not apply."""
+    """One line of the table. Times are None where they do not apply.
+
+    ``why`` tells what is wrong, why the cell was skipped, or what help a right one needed.
+    """
 
     cell: Cell
     verdict: str
@@ -78,6 +81,7 @@ class Story:
 
     takeover_s: float | None = None
     hung: bool = False
+    advised: str = ""
     harmed_at: datetime | None = None
     causes: list[str] = field(factory=list)
 
@@ -146,7 +150,7 @@ def _attempt(scene: Scene, cell: Cell) -> Row:
     return Row(
         cell=cell,
         verdict=WRONG if why else RIGHT,
-        why=why,
+        why=why or story.advised,
         ended=ended,
         aftermath=after,
         stall_ms=gap.ms if stalled else None,
@@ -237,7 +241,7 @@ def _disturb(cell: Cell, place: Place, story: Story) -> None:
         place.engine.until(entered("stuck"))
         cure.apply()
     elif cell.state != "stuck" and place.engine.until(entered("stuck")):
-        harm.advised(place)
+        story.advised = harm.advised(place)
     place.engine.until(lambda _event: False)
     timer.join() if lasts_s else timer.cancel()
     cure.apply()
