@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from bench import report, session
+from bench.crowd import crowd
 from bench.recovery import recovery
 from bench.results import save
 from fsm.errors import FsmError
@@ -56,6 +57,7 @@ def main(
     click.echo(f"every raw value: {output}")
 
 
+main.add_command(crowd)
 main.add_command(recovery)
 
 
