@@ -41,7 +41,7 @@ FSYNCS = 200
 KIB = 1024
 CAPTION = (
     "Seconds until all have decided, and ended. CPU and memory for each migration, the memory with what the "
-    "simulated hosts hold. Records in each commit of the journal; flushes of the disk alone, just before."
+    "simulated hosts hold. Commits of the journal a second, with so many records each; flushes of the disk alone a second, just before."
 )
 
 
@@ -148,7 +148,7 @@ def show(crowds: Sequence[Crowd], rates: Sequence[float], console: Console) -> N
     )
     for title in (
         *("at once", "decided", "ended", "CPU ms", "KiB", "threads"),
-        *("commits/s", "records", "flushes/s"),
+        *("commits", "records", "flushes"),
     ):
         table.add_column(title, justify="right")
     for crowd, rate in zip(crowds, rates, strict=True):

@@ -115,3 +115,13 @@ async def test_who_stops_to_wait_for_a_host_takes_nothing_from_the_others() -> N
     await (await second).identity()
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+async def test_migrations_that_start_at_once_share_one_heartbeat() -> None:
+    simulation = await simulate()
+    for number in range(MANY):
+        simulation.world.add_domain(SOURCE, f"other{number}", snapshots={"s1": None})
+    starts = (simulation.engine.start(simulation.request(domain=f"other{n}")) for n in range(MANY))
+    handles = await asyncio.gather(*starts)
+    assert [task.get_name() for task in asyncio.all_tasks()].count("heartbeat") == 1
+    await asyncio.gather(*(handle.wait() for handle in handles))

@@ -38,6 +38,7 @@ class Heart:
     now_s: Callable[[], float] = boot_time_s
     on_beat: Callable[[], Awaitable[None]] | None = None
     _beaten_at_s: float = field(default=float("-inf"), init=False)
+    _starting: asyncio.Lock = field(factory=asyncio.Lock, init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     async def start(self) -> None:
@@ -46,9 +47,10 @@ class Heart:
         Raises ``JournalUnavailable``, and ``LeaseLost`` when it has lapsed: what this engine drove may be
         driven by others now, and to beat again would let it act.
         """
-        if self._task is None:
-            await self._beat()
-            self._task = asyncio.create_task(self._keep_beating(), name="heartbeat")
+        async with self._starting:  # a crowd that starts at once shares one heartbeat
+            if self._task is None:
+                await self._beat()
+                self._task = asyncio.create_task(self._keep_beating(), name="heartbeat")
         self.check()
 
     async def stop(self) -> None:
