@@ -41,7 +41,8 @@ FSYNCS = 200
 KIB = 1024
 CAPTION = (
     "Seconds until all have decided, and ended. CPU and memory for each migration, the memory with what the "
-    "simulated hosts hold. Commits of the journal a second, with so many records each; flushes of the disk alone a second, just before."
+    "simulated hosts hold. Commits of the journal a second, with so many records each; flushes of the disk "
+    "alone a second, just before."
 )
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
 
 import pytest
 
 from fsm.engine.engine import COPIES_AT_ONCE, Engine
+from fsm.engine.heart import Heart
+from fsm.engine.scribe import MOST_AT_ONCE, Scribe
 from fsm.engine.sharing import SharedConnector
 from fsm.errors import HostUnreachable, JournalCorrupt
 from fsm.hypervisor.simulated import SimulatedWorld
-from fsm.journal.port import Leased
+from fsm.journal.port import Entry, Leased
+from fsm.journal.records import Phase, Record, Step
 from tests.simulation import DESTINATION, SOURCE, Simulation, simulate
 
 MANY = 3 * COPIES_AT_ONCE
@@ -125,3 +131,34 @@ async def test_migrations_that_start_at_once_share_one_heartbeat() -> None:
     handles = await asyncio.gather(*starts)
     assert [task.get_name() for task in asyncio.all_tasks()].count("heartbeat") == 1
     await asyncio.gather(*(handle.wait() for handle in handles))
+
+
+async def test_the_heart_beats_while_the_loops_own_threads_are_all_taken() -> None:
+    simulation, released = await simulate(), threading.Event()
+    with ThreadPoolExecutor(1) as taken:
+        asyncio.get_running_loop().set_default_executor(taken)
+        waiting = asyncio.ensure_future(asyncio.to_thread(released.wait))
+        await asyncio.sleep(0)
+        heart = Heart(simulation.journal)
+        await heart.start()  # comes to an end although nothing else does
+        released.set()
+        await waiting
+        await heart.stop()
+
+
+async def test_no_transaction_takes_more_records_than_a_heartbeat_can_wait_for() -> None:
+    simulation = await simulate()
+    handle = await simulation.start()
+    await handle.wait()
+    entry = Entry(handle.migration, Record(Step.ACTION, Phase.OUTCOME, "note", "committed"))
+    scribe, sizes = Scribe(simulation.journal), []
+    append_all = simulation.journal.append_all
+
+    def counted(entries: list[Entry]) -> object:
+        sizes.append(len(entries))
+        return append_all(entries)
+
+    with patch.object(type(simulation.journal), "append_all", lambda _self, entries: counted(entries)):
+        written = [scribe.write(entry) for _ in range(2 * MOST_AT_ONCE + 2)]
+        await asyncio.gather(*written)
+    assert sizes == [1, MOST_AT_ONCE, MOST_AT_ONCE, 1]

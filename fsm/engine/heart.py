@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from attrs import define, field
 
@@ -38,6 +40,8 @@ class Heart:
     now_s: Callable[[], float] = boot_time_s
     on_beat: Callable[[], Awaitable[None]] | None = None
     _beaten_at_s: float = field(default=float("-inf"), init=False)
+    # Its own: a crowd of migrations keeps the loop's common threads busy for longer than a lease.
+    _thread: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(1, "heartbeat"), init=False)
     _starting: asyncio.Lock = field(factory=asyncio.Lock, init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
 
@@ -58,6 +62,7 @@ class Heart:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+        self._thread.shutdown(wait=False)
 
     def check(self) -> None:
         """Raise ``LeaseLost`` when it has been too long since the last heartbeat reached the journal."""
@@ -72,7 +77,8 @@ class Heart:
         # Taken before the writing: the lease may be shorter than we think, never longer.
         at_s = self.now_s()
         expires = datetime.now(UTC) + timedelta(seconds=LEASE_S)
-        await asyncio.to_thread(self.journal.beat, self.holder, expires)
+        beat = partial(self.journal.beat, self.holder, expires)
+        await asyncio.get_running_loop().run_in_executor(self._thread, beat)
         self._beaten_at_s = at_s
 
     async def _keep_beating(self) -> None:

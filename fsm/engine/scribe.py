@@ -15,6 +15,9 @@ from fsm.errors import FsmError
 from fsm.journal.port import Entry, Journal
 from fsm.journal.records import Record
 
+# A transaction keeps every other writer of the journal waiting, the heartbeat too.
+MOST_AT_ONCE = 250
+
 _Waiting = list[tuple[Entry, "asyncio.Future[Record]"]]
 
 
@@ -38,7 +41,7 @@ class Scribe:
         return written
 
     def _next(self) -> None:
-        batch, self._waiting = self._waiting, []
+        batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
         self._busy = bool(batch)
         if batch:
             # No task: one that is cancelled with all others would leave those who wait without an answer.

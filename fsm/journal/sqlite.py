@@ -34,7 +34,15 @@ def open_engine(path: Path) -> Engine:
         ) from error
     # Not as text: "?" and "%" in a path mean something in a URL. Absolute: "file:" in front would as well.
     url = URL.create("sqlite", database=str(path.absolute()))
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    # One connection: a process's threads then take turns in the pool's queue. SQLite's own way of waiting
+    # is to sleep and look again, and whoever writes one transaction after another leaves no gap that it hits.
+    engine = create_engine(
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=BUSY_TIMEOUT_S,
+    )
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
