@@ -30,6 +30,7 @@ from fsm.hypervisor.simulated import Denied, Moment
 from fsm.journal import tables
 from fsm.journal.port import Leased
 from fsm.machine.loader import load_default
+from fsm.machine.observation import Merge
 from tests.accidents import ACCIDENTS
 from tests.lives import CALLING, Killed, Life, Point
 from tests.scenarios import mended
@@ -68,8 +69,8 @@ class Running:
 class Accidents(RuleBasedStateMachine):
     """One migration, up to three engines at once, and whatever happens to them."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(merge=st.sampled_from(Merge))
+    def begin(self, merge: Merge) -> None:
         """The first engine is asked to migrate."""
         self.stack = ExitStack()
         self.expired: set[str] = set()
@@ -85,20 +86,20 @@ class Accidents(RuleBasedStateMachine):
         self.simulation: Simulation = self.runner.run(simulate())
         self.engines: list[Running] = []
         self.started = self.idle = 0
-        self._start(None)
+        self._start(None, merge=merge)
         self._turns(LONG, until=lambda: bool(self.simulation.journal.headers()))
         self.migration = self.simulation.journal.headers()[0].migration
 
     # -- engines
 
-    def _start(self, migration: str | None) -> Life:
+    def _start(self, migration: str | None, **request: object) -> Life:
         life = Life(self.simulation, self._reached)
         self.started += 1
         life.engine._heart.holder = f"engine {self.started}"
         life.engine._heart.now_s = lambda: 2 * FOR_EVER_S if self._has_expired(life) else 0.0
 
         async def begin() -> Running:
-            return Running(life, asyncio.create_task(_outcome(life, migration)))
+            return Running(life, asyncio.create_task(_outcome(life, migration, **request)))
 
         self.engines.append(self.runner.run(begin()))
         return life
@@ -297,9 +298,9 @@ class Accidents(RuleBasedStateMachine):
         self.runner.run(check_end(self.simulation, result))
 
 
-async def _outcome(life: Life, migration: str | None) -> Result | None:
+async def _outcome(life: Life, migration: str | None, **request: object) -> Result | None:
     try:
-        return await life.run(migration)
+        return await life.run(migration, **request)
     except Leased:
         return None
 

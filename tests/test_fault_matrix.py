@@ -31,10 +31,10 @@ LIVE = [name for name in SPEC.states if not SPEC.is_final(name)]
 # A scenario that comes through the state with nothing else going on there.
 THROUGH = {
     "planned": ("plain",),
-    "snapshotted": ("plain",),
+    "snapshotted": ("plain", "merged-by-mirror"),
     "transferring": ("plain", "merged-by-mirror"),
     "committing-dest": ("plain", "merged-by-mirror"),
-    "rolling-back-source": ("destination-qemu-killed",),
+    "rolling-back-source": ("destination-qemu-killed", "destination-qemu-killed-while-merging-by-mirror"),
     "stuck": ("source-can-not-commit",),
 }
 

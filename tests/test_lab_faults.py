@@ -7,8 +7,11 @@ from collections.abc import Iterator
 import pytest
 from attrs import evolve
 
+from fsm.journal.records import Step
+from fsm.machine.observation import Merge
 from tests.faults.aftermath import Aftermath
 from tests.faults.cells import FAULTS, STATES, Cell, cells
+from tests.faults.failpoint import HOLD
 from tests.faults.run import RIGHT, Stage, judge
 from tests.lab_rig import NEEDS_LAB
 
@@ -52,11 +55,38 @@ def test_the_matrix_has_every_state_and_fault() -> None:
     assert set(SELECTION) <= every
 
 
+WITHOUT_QEMU = {(state, "destination-qemu") for state in ("planned", "snapshotted", "rolling-back-source")}
+ON_ACTIVITY = {fault for fault in FAULTS if fault.startswith("engine-activity")}
+
+
+def left_out(merge: Merge) -> dict[tuple[str, str], str]:
+    return {(cell.state, cell.fault.name): cell.why_not for cell in cells(merge=merge) if cell.why_not}
+
+
 def test_cells_are_left_out_for_a_reason() -> None:
-    assert {(cell.state, cell.fault.name) for cell in cells() if cell.why_not} == {
-        *(("stuck", fault) for fault in FAULTS if fault.startswith("engine-activity")),
-        *((state, "destination-qemu") for state in ("planned", "snapshotted", "rolling-back-source")),
-    }
+    assert set(left_out(Merge.COMMIT)) == {*(("stuck", fault) for fault in ON_ACTIVITY), *WITHOUT_QEMU}
+
+
+def test_by_mirror_there_is_nothing_to_commit_at_the_destination() -> None:
+    found = left_out(Merge.MIRROR)
+    nothing = {("committing-dest", fault) for fault in {*ON_ACTIVITY, "engine-midway"}}
+    assert set(found) == {*(("stuck", fault) for fault in FAULTS), *nothing, *WITHOUT_QEMU}
+    assert {found[cell] for cell in nothing} == {"nothing to commit at the destination"}
+    assert found["stuck", "cut-5s"] == "no commit at the destination that could fail"
+
+
+def test_by_mirror_faults_strike_before_the_end_is_made() -> None:
+    """Nothing is under way there that would keep the engine in the state."""
+    here = [cell for cell in cells(("committing-dest",), merge=Merge.MIRROR) if not cell.why_not]
+    assert len(here) == len(FAULTS) - 5
+    for cell in here:
+        assert cell.failpoint is not None
+        assert (cell.failpoint.step, cell.failpoint.name) == (Step.TRANSITION, "finish-commit")
+        assert (cell.failpoint.act == HOLD) is (cell.fault.kills_at is None)
+    elsewhere = [evolve(cell, merge=Merge.MIRROR) for cell in cells() if cell.state != "committing-dest"]
+    assert [one.failpoint for one in elsewhere] == [
+        evolve(one, merge=Merge.COMMIT).failpoint for one in elsewhere
+    ]
 
 
 GOOD = Aftermath(

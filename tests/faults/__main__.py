@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from fsm.lab.process import run
+from fsm.machine.observation import Merge
 from tests.faults.cells import FAULTS, STATES, cells
 from tests.faults.run import Stage
 from tests.faults.table import all_right, line_of, save, show
@@ -24,9 +25,18 @@ WIDTH = 160
 @click.command()
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="This state; repeatable.")
 @click.option("--fault", "faults", multiple=True, type=click.Choice(list(FAULTS)), help="This fault.")
+@click.option(
+    "--merge",
+    type=click.Choice([choice.value for choice in Merge]),
+    default=Merge.COMMIT.value,
+    show_default=True,
+    help="How the migrations merge.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Each cell so often.")
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Every value.")
-def main(states: tuple[str, ...], faults: tuple[str, ...], rounds: int, output: Path | None) -> None:
+def main(
+    states: tuple[str, ...], faults: tuple[str, ...], merge: str, rounds: int, output: Path | None
+) -> None:
     """Do every fault in every state, and see that nothing is lost and nothing left behind."""
     if os.geteuid() != 0:
         raise click.UsageError("only root can make the namespaces of a lab")
@@ -34,7 +44,7 @@ def main(states: tuple[str, ...], faults: tuple[str, ...], rounds: int, output: 
         signal.signal(number, _end)
     rows = []
     with Stage(lambda text: click.echo(text, err=True)) as stage:
-        for cell in cells(states, faults) * rounds:
+        for cell in cells(states, faults, Merge(merge)) * rounds:
             rows.append(stage.run(cell))
             click.echo(line_of(rows[-1]), err=True)
     show(rows, Console(width=None if sys.stdout.isatty() else WIDTH))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from fsm.journal.records import Phase, Step
+from fsm.machine.observation import Merge
 from tests.faults.failpoint import AFTER, BEFORE, HOLD, KILL, Failpoint
 
 # Each state's activity and the transition that leads on from it.
@@ -91,10 +92,11 @@ FAULTS = {
 
 @frozen
 class Cell:
-    """One fault in one state."""
+    """One fault in one state of a migration that merges in this way."""
 
     state: str
     fault: Fault
+    merge: Merge = Merge.COMMIT
 
     def __str__(self) -> str:
         return f"{self.state}/{self.fault.name}"
@@ -111,6 +113,8 @@ class Cell:
         # Preflight touches nothing: the start is the moment of interest.
         if self.state == "planned" and self.fault.name != "engine-midway":
             return Failpoint(HOLD, AFTER, Step.TRANSITION, transition, Phase.INTENT)
+        if self._nothing_to_commit:
+            return Failpoint(HOLD, AFTER, Step.TRANSITION, transition, Phase.INTENT)
         if self.fault.held and self.state in ("committing-dest", "rolling-back-source"):
             return Failpoint(HOLD, AFTER, Step.ACTIVITY, str(activity), Phase.INTENT)
         return None
@@ -120,6 +124,10 @@ class Cell:
         """Why this cell makes no sense; empty where it does."""
         if self.state == "stuck" and self.fault.kills_at and self.fault.kills_at[0] is Step.ACTIVITY:
             return "stuck has no activity"
+        if self.merge is Merge.MIRROR and self.state == "stuck":
+            return "no commit at the destination that could fail"
+        if self._nothing_to_commit and self._in_activity:
+            return "nothing to commit at the destination"
         if self.fault.name == "destination-qemu" and self.state in (
             "planned",
             "snapshotted",
@@ -127,6 +135,22 @@ class Cell:
         ):
             return "no QEMU at the destination"
         return ""
+
+    @property
+    def _in_activity(self) -> bool:
+        """Whether the engine is killed in or at the state's activity."""
+        kills_at = self.fault.kills_at
+        return self.fault.name == "engine-midway" or (kills_at is not None and kills_at[0] is Step.ACTIVITY)
+
+    @property
+    def outlasts_migration(self) -> bool:
+        """Whether the migration ends under a full file system: the guest is then its operator's to resume."""
+        return self._nothing_to_commit and self.fault.name == "destination-full"
+
+    @property
+    def _nothing_to_commit(self) -> bool:
+        """Whether the state has its transition alone: the migration has merged the overlays already."""
+        return self.merge is Merge.MIRROR and self.state == "committing-dest"
 
     @property
     def stops_guest(self) -> bool:
@@ -147,10 +171,12 @@ class Cell:
         return ("committed", "rolled-back", "refused")
 
 
-def cells(states: tuple[str, ...] = (), faults: tuple[str, ...] = ()) -> list[Cell]:
+def cells(
+    states: tuple[str, ...] = (), faults: tuple[str, ...] = (), merge: Merge = Merge.COMMIT
+) -> list[Cell]:
     """The matrix, or the part of it in these states and of these faults; state by state."""
     return [
-        Cell(state, fault)
+        Cell(state, fault, merge)
         for state in STATES
         for fault in FAULTS.values()
         if (not states or state in states) and (not faults or fault.name in faults)

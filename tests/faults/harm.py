@@ -128,6 +128,12 @@ HARMS = {
 }
 
 
+def resume_guest(place: Place) -> None:
+    """What an operator does with a guest that had no space, once there is some."""
+    if Guest(place.destination, WEB.name).state == "paused":
+        place.destination.virsh("resume", "--domain", WEB.name)
+
+
 def make_unwritable(place: Place) -> None:
     """Have no process write to the copied base at the destination, which lets the commit fail there."""
     place.destination.run(["chattr", "+i", f"{SMALL}/b.qcow2"])

@@ -22,7 +22,7 @@ from fsm.journal.sql import open_journal
 from fsm.lab import Guest, LabError, LabHost, SerialWatch
 from tests.faults.aftermath import Aftermath, look_after
 from tests.faults.cells import Cell
-from tests.faults.harm import HARMS, Place, TooLate, make_unwritable, make_writable
+from tests.faults.harm import HARMS, Place, TooLate, make_unwritable, make_writable, resume_guest
 from tests.faults.scene import (
     SLOW,
     WEB,
@@ -185,7 +185,7 @@ def _migrate(cell: Cell, rig: Rig, source: LabHost, story: Story) -> None:
     """Migrate until the command ends, with the fault on the way."""
     point = cell.failpoint
     program = evolve(rig, program=point.program()) if point else rig
-    with program.migrating(WEB.name, source, *SLOW) as running:
+    with program.migrating(WEB.name, source, *SLOW, "--merge", cell.merge) as running:
         place = Place(rig, source, rig.other(source), running)
         with _commit_fails(cell, place):
             _lead_to(cell, running)
@@ -228,7 +228,9 @@ def _until(running: Running, wanted: Callable[[Event], bool]) -> None:
 def _disturb(cell: Cell, place: Place, story: Story) -> None:
     """Do harm; remove its cause when its time is over, whatever the migration does meanwhile."""
     harm = HARMS[cell.fault.name]
-    causes = (harm.undo, make_writable) if cell.state == "stuck" else (harm.undo,)
+    causes = [harm.undo]
+    causes += [make_writable] if cell.state == "stuck" else []
+    causes += [resume_guest] if cell.outlasts_migration else []
     cure = Cure(lambda: [undo(place) for undo in causes])
     harm.do(place)
     story.harmed_at = datetime.now(UTC)

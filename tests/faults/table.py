@@ -74,7 +74,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def save(rows: Sequence[Row], machine: dict[str, object], path: Path) -> None:
     """Every value, as JSON."""
-    told = [{**asdict(row), "cell": str(row.cell)} for row in rows]
+    told = [{**asdict(row), "cell": str(row.cell), "merge": row.cell.merge} for row in rows]
     path.write_text(json.dumps({"machine": machine, "rows": told}, indent=1) + "\n", encoding="utf-8")
 
 
