@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fsm.hypervisor.simulated import Moment
+from fsm.hypervisor.simulated import Moment, files
 from fsm.machine.observation import Merge
-from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
+from tests.simulation import DESTINATION, IMAGES, SOURCE, Simulation, check_end, simulate
+
+BASE = f"{IMAGES}/web-vda.qcow2"
+AUTOCLEAR_AT = 88
 
 
 def calls(simulation: Simulation, name: str, host: str) -> int:
@@ -43,6 +46,33 @@ async def test_a_daemon_that_dies_at_any_moment_loses_nothing(moment: Moment, ho
     result = await simulation.migrate(merge=Merge.MIRROR)
     assert result.state in ("committed", "rolled-back"), result
     await check_end(simulation, result)
+
+
+def store_bitmap(simulation: Simulation) -> None:
+    """Set the bit in the header of an image that says so."""
+    with simulation.world.changing() as state:
+        files.write(state, state.hosts[SOURCE], BASE, AUTOCLEAR_AT, (1).to_bytes(8, "big"))
+
+
+async def test_an_image_with_bitmaps_is_refused() -> None:
+    simulation = await simulate()
+    store_bitmap(simulation)
+    result = await simulation.migrate(merge=Merge.MIRROR)
+    assert result.state == "refused"
+    (finding,) = result.findings
+    assert (finding.check, finding.host) == ("merge", SOURCE)
+    assert "vda" in finding.message
+    assert "bitmaps" in finding.message
+    assert "--merge commit" in finding.remedy
+    await check_end(simulation, result)
+
+
+async def test_an_image_that_can_not_be_looked_at_is_refused() -> None:
+    simulation = await simulate()
+    simulation.world.fail("peek", host=SOURCE)
+    result = await simulation.migrate(merge=Merge.MIRROR)
+    assert (result.state, [finding.check for finding in result.findings]) == ("refused", ["merge"])
+    assert (await simulation.migrate(merge=Merge.MIRROR)).state == "committed"
 
 
 async def test_a_host_that_is_off_has_no_overlay_left_that_was_never_made() -> None:

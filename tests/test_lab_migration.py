@@ -23,7 +23,7 @@ from tests.lab_rig import (
 
 pytestmark = NEEDS_LAB
 
-COMMITTED = 0
+COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
 EIGHT_BLOCKS = Ring(offset_kib=256, slots=64)
 
 
@@ -230,6 +230,14 @@ def test_images_that_look_like_something_else(rig: Rig, present: Callable[[Guest
     alpha.run(["ln", "-s", f"{IMAGES}/really.img", link])
     start(guest)
     before = look(rig, alpha, STRANGE)
+    # QEMU does not accept a bitmap that comes with the migration and is in the copy as well.
+    refused = rig.migrate(STRANGE.name, alpha, "--merge", "mirror")
+    assert refused.returncode == REFUSED
+    assert "bitmaps" in refused.stderr
+    tried = rig.migrate(STRANGE.name, alpha, "--merge", "mirror", "--accept", "merge")
+    assert tried.returncode == ROLLED_BACK
+    assert "bitmap0" in tried.stderr
+    check_kept(rig, STRANGE, before, alpha, [])
     with watched(rig, STRANGE) as watch:
         finished = rig.migrate(STRANGE.name, alpha, "--verify", "full")
     assert finished.returncode == COMMITTED, finished.stderr

@@ -15,6 +15,7 @@ from fsm.engine import checks, preparation, space
 from fsm.engine.actions import directory_of, put_back
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
+from fsm.engine.merging import against_mirror
 from fsm.engine.plan import Plan, PoolBefore, Request, Side
 from fsm.errors import HostError, HostUnreachable, NotFound
 from fsm.hypervisor.domain_xml import BootFile, boot_files
@@ -22,7 +23,7 @@ from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, Overlay, PoolState
 from fsm.journal.port import DomainBusy
 from fsm.journal.records import Data, converter
-from fsm.machine.observation import Preflight
+from fsm.machine.observation import Merge, Preflight
 
 
 async def preflight(context: Context) -> None:
@@ -141,6 +142,8 @@ class Inspection:
                 bases.append(await self._source_file(source, overlay))
         files = [base for base in bases if base is not None]
         await self._source_space(source, files)
+        if self.request.merge is Merge.MIRROR:
+            self.findings += await against_mirror(source, overlays)
         if destination is not None:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)

@@ -32,6 +32,8 @@ MAX_SNAPSHOT_EXTRA_BYTES = 1024
 MAX_OFFSET = 2**63 - 1
 
 DIRTY, CORRUPT, EXTERNAL_DATA, COMPRESSION_TYPE, EXTENDED_L2 = (1 << bit for bit in range(5))
+# An autoclear feature.
+BITMAPS = 1
 KNOWN_INCOMPATIBLE = DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION_TYPE | EXTENDED_L2
 
 NO_ICOUNT = 2**64 - 1
@@ -78,6 +80,11 @@ class Header:
     def dirty(self) -> bool:
         """Whether refcounts may be inconsistent (lazy refcounts, image in use or not closed)."""
         return bool(self.incompatible_features & DIRTY)
+
+    @property
+    def has_bitmaps(self) -> bool:
+        """Whether persistent bitmaps are stored in the image."""
+        return bool(self.autoclear_features & BITMAPS)
 
     @property
     def marked_corrupt(self) -> bool:

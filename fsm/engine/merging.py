@@ -1,0 +1,39 @@
+"""What stands against merging by mirror: libvirt's migration writes into the copies of the bases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fsm.engine.checks import Finding
+from fsm.errors import HostError, ImageCorrupt
+from fsm.hypervisor.port import Host
+from fsm.hypervisor.values import Overlay
+from fsm.images.qcow2 import Header
+from fsm.images.tables import look_at_image
+
+_REMEDY = "migrate with --merge commit"
+
+
+async def against_mirror(source: Host, overlays: Sequence[Overlay]) -> list[Finding]:
+    """A finding for each disk whose base can't be merged so, or can't be looked at."""
+    # A raw disk's content is the guest's, whatever it looks like.
+    images = [overlay for overlay in overlays if overlay.base_format == "qcow2"]
+    whys = [(overlay, await _why_not(source, overlay.base)) for overlay in images]
+    return [
+        Finding("merge", source.uri, f"disk {overlay.target} ({overlay.base}): {why}", _REMEDY)
+        for overlay, why in whys
+        if why
+    ]
+
+
+async def _why_not(source: Host, base: str) -> str:
+    try:
+        return _what_forbids((await look_at_image(source.storage, base)).header)
+    except (HostError, ImageCorrupt) as error:
+        return f"it can't be told whether the migration may write into its copy: {error}"
+
+
+def _what_forbids(base: Header) -> str:
+    if base.has_bitmaps:
+        return "QEMU migrates its persistent bitmaps, and does not accept that its copy has them already"
+    return ""
