@@ -9,7 +9,7 @@ from fsm.engine.context import Progress
 from fsm.engine.engine import Engine
 from fsm.engine.guard import Guard
 from fsm.engine.handle import Handle
-from fsm.engine.plan import Request, Side, Verify
+from fsm.engine.plan import MergeChoice, Request, Side, Verify
 from fsm.engine.result import Result
 from fsm.errors import (
     ActionFailed,
@@ -41,6 +41,7 @@ __all__ = [
     "HostError",
     "HostUnreachable",
     "JournalCorrupt",
+    "MergeChoice",
     "NotFound",
     "Operation",
     "OperationBlocked",

@@ -41,6 +41,30 @@ def test_a_migration_in_plain_lines(cli: Cli) -> None:
     assert "cause" not in shown.stdout
 
 
+@pytest.mark.parametrize(
+    ("wanted", "fault", "told"),
+    [
+        ("commit", False, "merge commit: asked for"),
+        ("mirror", False, "merge mirror: asked for"),
+        ("auto", False, "merge mirror: nothing stands against it"),
+        ("auto", True, "merge commit: disk vda"),
+    ],
+)
+def test_the_way_of_merging_is_told_with_its_reason(cli: Cli, wanted: str, fault: bool, told: str) -> None:  # noqa: FBT001
+    if fault:
+        cli.world.fail("peek", host=SOURCE)
+    result = cli.migrate("--merge", wanted)
+    assert result.exit_code == 0
+    assert ("note: " in result.stdout) is fault
+    migration = result.stdout.splitlines()[-1].partition(":")[0]
+    assert told in cli("show", migration).stdout
+    (data,) = [
+        line["data"] for line in lines_of(cli("show", "--json", migration))[1:] if line["data"].get("merge")
+    ]
+    assert told.startswith(f"merge {data['merge']}: ")
+    assert data["merge_reason"].startswith(told.partition(": ")[2])
+
+
 def test_a_migration_in_json_lines(cli: Cli) -> None:
     result = cli.migrate("--json")
     events = lines_of(result)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from fsm.engine.plan import MergeChoice
 from fsm.hypervisor.simulated import Moment, files
 from fsm.machine.observation import Merge
 from tests.simulation import DESTINATION, IMAGES, SOURCE, Simulation, check_end, simulate
@@ -48,6 +51,12 @@ async def test_a_daemon_that_dies_at_any_moment_loses_nothing(moment: Moment, ho
     await check_end(simulation, result)
 
 
+def chosen(simulation: Simulation) -> tuple[str, str, list[str]]:
+    """The way of merging that preflight chose, why, and what it told the user."""
+    (data,) = [record.data for record in simulation.records if record.data.get("preflight")]
+    return data["merge"], data["merge_reason"], [note["message"] for note in data["notes"]]
+
+
 def store_bitmap(simulation: Simulation) -> None:
     """Set the bit in the header of an image that says so."""
     with simulation.world.changing() as state:
@@ -64,6 +73,53 @@ async def test_an_image_with_bitmaps_is_refused() -> None:
     assert "vda" in finding.message
     assert "bitmaps" in finding.message
     assert "--merge commit" in finding.remedy
+    await check_end(simulation, result)
+
+
+async def test_auto_merges_by_mirror_where_it_can() -> None:
+    simulation = await simulate()
+    result = await simulation.migrate(merge=MergeChoice.AUTO)
+    assert result.state == "committed"
+    assert calls(simulation, "create_overlay", DESTINATION) == 0
+    assert chosen(simulation) == ("mirror", "nothing stands against it", [])
+    await check_end(simulation, result)
+
+
+@pytest.mark.parametrize("bitmaps", [True, False])
+async def test_auto_merges_by_commit_elsewhere_and_says_why(bitmaps: bool) -> None:  # noqa: FBT001
+    """Elsewhere is also where nobody can tell."""
+    simulation = await simulate()
+    if bitmaps:
+        store_bitmap(simulation)
+    else:
+        simulation.world.fail("peek", host=SOURCE)
+    result = await simulation.migrate(merge=MergeChoice.AUTO)
+    assert result.state == "committed"
+    assert calls(simulation, "start_commit", DESTINATION) == 2
+    merge, reason, notes = chosen(simulation)
+    assert (merge, "disk vda" in reason, ("bitmaps" in reason) is bitmaps) == ("commit", True, True)
+    assert notes == [reason]
+    await check_end(simulation, result)
+
+
+@pytest.mark.parametrize("merge", [Merge.COMMIT, Merge.MIRROR])
+async def test_what_is_asked_for_is_recorded_as_that(merge: Merge) -> None:
+    simulation = await simulate()
+    await simulation.migrate(merge=merge)
+    assert chosen(simulation) == (merge, "asked for", [])
+
+
+async def test_an_engine_that_takes_over_chooses_no_other_way() -> None:
+    simulation = await simulate()
+    copied = asyncio.Event()
+    simulation.world.at("make_durable", copied.set)
+    handle = await simulation.start(merge=MergeChoice.AUTO)
+    await copied.wait()
+    await handle.detach()
+    simulation.world.fail("peek", host=SOURCE, times=1)  # with this it would have chosen otherwise
+    result = await (await simulation.engine.resume(handle.migration)).wait()
+    assert result.state == "committed"
+    assert calls(simulation, "create_overlay", DESTINATION) == 0
     await check_end(simulation, result)
 
 

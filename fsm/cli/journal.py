@@ -103,6 +103,9 @@ def _show_summary(header: Header, history: History) -> None:
     click.echo(
         f"state {header.state}" + (f", heading for {header.heading_for}" if header.heading_for else "")
     )
+    if history.plan is not None:
+        plan = history.plan
+        click.echo(f"merge {plan.merge}" + (f": {plan.merge_reason}" if plan.merge_reason else ""))
     if history.cause and header.state != "committed":
         click.echo(f"cause: {history.cause}")
     if history.remedy and header.state != "committed":

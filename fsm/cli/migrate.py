@@ -10,9 +10,8 @@ from fsm.cli.display import Display
 from fsm.cli.drive import drive
 from fsm.engine.engine import Engine
 from fsm.engine.handle import Handle
-from fsm.engine.plan import Request, Verify
+from fsm.engine.plan import MergeChoice, Request, Verify
 from fsm.errors import BadInput
-from fsm.machine.observation import Merge
 
 
 @click.command()
@@ -27,9 +26,11 @@ from fsm.machine.observation import Merge
 )
 @click.option(
     "--merge",
-    type=click.Choice([choice.value for choice in Merge]),
-    default=Merge.COMMIT.value,
-    help="Commit the overlay at the destination, or mirror it into the copy during the migration.",
+    type=click.Choice([choice.value for choice in MergeChoice]),
+    default=MergeChoice.COMMIT.value,
+    show_default=True,
+    help="Commit the overlay at the destination; or mirror it into the copy during the migration; "
+    "auto: mirror wherever that can be.",
 )
 @click.option("--storage", type=click.Choice(["copy", "shared"]), default="copy", help="Where the bases are.")
 @click.option(
@@ -61,7 +62,7 @@ def migrate(context: click.Context, /, storage: str, as_json: bool, **options: A
     """Migrate DOMAIN live to another host, with its internal snapshots."""
     if storage != "copy":
         raise BadInput(f"--storage {storage} can't be done yet", remedy="leave it away: the bases are copied")
-    words = {"verify": Verify(options["verify"]), "merge": Merge(options["merge"])}
+    words = {"verify": Verify(options["verify"]), "merge": MergeChoice(options["merge"])}
     request = Request(**{**options, **words})
 
     async def begin(engine: Engine, display: Display) -> list[Handle]:

@@ -1,17 +1,37 @@
-"""What stands against merging by mirror: libvirt's migration writes into the copies of the bases."""
+"""How the overlays are merged at the destination.
+
+By mirror wherever it can be: it is done with the switch-over, nothing is left to commit behind it, and the
+destination needs no space for overlays.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from fsm.engine.checks import Finding
+from fsm.engine.plan import MergeChoice
 from fsm.errors import HostError, ImageCorrupt
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Overlay
 from fsm.images.qcow2 import Header
 from fsm.images.tables import look_at_image
+from fsm.machine.observation import Merge
 
 _REMEDY = "migrate with --merge commit"
+
+
+async def choose(
+    source: Host, overlays: Sequence[Overlay], wanted: MergeChoice
+) -> tuple[Merge, str, list[Finding]]:
+    """The way, why it is this one, and what stands against merging by mirror where that was asked about."""
+    if wanted is MergeChoice.COMMIT:
+        return Merge.COMMIT, "asked for", []
+    against = await against_mirror(source, overlays)
+    if wanted is MergeChoice.MIRROR:
+        return Merge.MIRROR, "asked for", against
+    if against:
+        return Merge.COMMIT, "; ".join(finding.message for finding in against), against
+    return Merge.MIRROR, "nothing stands against it", []
 
 
 async def against_mirror(source: Host, overlays: Sequence[Overlay]) -> list[Finding]:

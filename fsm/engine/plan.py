@@ -32,6 +32,17 @@ class Verify(StrEnum):
     FULL = "full"
 
 
+class MergeChoice(StrEnum):
+    """How a user wants the overlay merged at the destination: see ``Merge``.
+
+    ``auto``: by mirror; by commit where something stands against that.
+    """
+
+    AUTO = "auto"
+    COMMIT = "commit"
+    MIRROR = "mirror"
+
+
 @frozen
 class Request:
     """One migration as its user asks for it.
@@ -50,7 +61,7 @@ class Request:
     peer_uri: str | None = None
     migrate_uri: str | None = None
     verify: Verify = Verify.TABLE
-    merge: Merge = Merge.COMMIT
+    merge: MergeChoice = field(default=MergeChoice.COMMIT, converter=MergeChoice)
     bandwidth_mib_per_s: int = 0
     connections: int = 4
     exclude_disks: tuple[str, ...] = ()
@@ -81,7 +92,7 @@ class Plan:
 
     ``source_host`` and ``destination_host`` are the hosts' UUIDs: whoever takes the migration over must meet
     the same hosts. ``owners`` are the claims in the domain's marker that count as ours, the last one being
-    what this migration writes; those before it were adopted.
+    what this migration writes; those before it were adopted. ``merge_reason`` is why it merges so.
     """
 
     domain_uuid: str
@@ -91,6 +102,7 @@ class Plan:
     destination_host: str = ""
     owners: tuple[str, ...] = ()
     merge: Merge = Merge.COMMIT
+    merge_reason: str = ""
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -9,21 +9,21 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from fsm.engine import checks, preparation, space
 from fsm.engine.actions import directory_of, put_back
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
-from fsm.engine.merging import against_mirror
-from fsm.engine.plan import Plan, PoolBefore, Request, Side
+from fsm.engine.merging import choose
+from fsm.engine.plan import MergeChoice, Plan, PoolBefore, Request, Side
 from fsm.errors import HostError, HostUnreachable, NotFound
 from fsm.hypervisor.domain_xml import BootFile, boot_files
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, Overlay, PoolState
 from fsm.journal.port import DomainBusy
 from fsm.journal.records import Data, converter
-from fsm.machine.observation import Merge, Preflight
+from fsm.machine.observation import Preflight
 
 
 async def preflight(context: Context) -> None:
@@ -53,6 +53,7 @@ async def preflight(context: Context) -> None:
     else:
         outcome["preflight"] = Preflight.PASSED.value
         outcome["plan"] = converter.unstructure(plan)
+        outcome |= {"merge": plan.merge.value, "merge_reason": plan.merge_reason}
     context.outcome.update(outcome)
 
 
@@ -142,8 +143,11 @@ class Inspection:
                 bases.append(await self._source_file(source, overlay))
         files = [base for base in bases if base is not None]
         await self._source_space(source, files)
-        if self.request.merge is Merge.MIRROR:
-            self.findings += await against_mirror(source, overlays)
+        merge, reason, against = await choose(source, overlays, self.request.merge)
+        if self.request.merge is MergeChoice.MIRROR:
+            self.findings += against
+        else:
+            self.notes += [evolve(note, remedy="so its overlay is committed there") for note in against]
         if destination is not None:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)
@@ -154,7 +158,8 @@ class Inspection:
             overlays,
             *self._uuids,
             owners=(secrets.token_hex(8),),
-            merge=self.request.merge,
+            merge=merge,
+            merge_reason=reason,
         )
 
     def _overlay(self, disk: DiskFacts) -> Overlay:

@@ -34,6 +34,8 @@ PUBLIC_DATA = {
     "findings": "what preflight found against the migration",
     "accepted": "findings that the user takes on himself",
     "notes": "what preflight tells that stands against nothing",
+    "merge": "how the overlays will be merged at the destination",
+    "merge_reason": "why in that way",
     "warning": "what may go wrong, and what to do",
     "pools": "how directories were covered by storage pools before",
     "created": "files made at the destination",
