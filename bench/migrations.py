@@ -42,7 +42,8 @@ class Migration:
 
 def _fsm(scene: Scene) -> None:
     command = [sys.executable, "-m", "fsm", "--journal", str(_journal(scene)), "migrate", scene.spec.name]
-    run([*command, "--from", scene.source.uri, "--to", scene.destination.uri], timeout=TIMEOUT_S)
+    uris = ["--from", scene.source.uri, "--to", scene.destination.uri]
+    run([*command, *uris, "--merge", "commit"], timeout=TIMEOUT_S)
 
 
 def _journal(scene: Scene) -> Path:

@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from fsm.engine.engine import Engine
 from fsm.engine.handle import Handle
-from fsm.engine.plan import Request
+from fsm.engine.plan import MergeChoice, Request
 from fsm.engine.result import Result
 from fsm.hypervisor.simulated import (
     GuestStopped,
@@ -81,8 +81,14 @@ class Simulation:
                     self.world.guest_write(self.uuid, target, block, content)
 
     def request(self, **changes: object) -> Request:
-        """The plain request, with changes."""
-        wanted = {"domain": "web", "source_uri": SOURCE, "destination_uri": DESTINATION, **changes}
+        """The plain request, by commit, with changes."""
+        wanted = {
+            "domain": "web",
+            "merge": MergeChoice.COMMIT,
+            "source_uri": SOURCE,
+            "destination_uri": DESTINATION,
+            **changes,
+        }
         return Request(**wanted)  # type: ignore[arg-type]
 
     async def start(self, **changes: object) -> Handle:

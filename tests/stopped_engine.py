@@ -19,7 +19,7 @@ import structlog
 
 from fsm.engine import heart
 from fsm.engine.engine import Engine
-from fsm.engine.plan import Request
+from fsm.engine.plan import MergeChoice, Request
 from fsm.errors import FsmError
 from fsm.hypervisor.port import CHANGES
 from fsm.hypervisor.simulated import SimulatedWorld
@@ -47,7 +47,8 @@ async def main(path: str, sent: str, call: str) -> None:
 
     world.at(call, strike)
     async with Engine(open_journal(Path(path)), world, clock=world.clock) as engine:
-        handle = await engine.start(Request("web", source_uri=SOURCE, destination_uri=DESTINATION))
+        request = Request("web", source_uri=SOURCE, destination_uri=DESTINATION, merge=MergeChoice.COMMIT)
+        handle = await engine.start(request)
         print(handle.migration, flush=True)  # noqa: T201  # what the test reads
         try:
             end = (await handle.wait()).state

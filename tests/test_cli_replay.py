@@ -26,7 +26,7 @@ STRICTER = ("      - {when: [owned-by-destination, destination-untangled], do: s
 
 
 def migrated(cli: Cli, *words: str) -> str:
-    return str(lines_of(cli.migrate("--json", *words))[-1]["migration"])
+    return str(lines_of(cli.migrate("--json", "--merge", "commit", *words))[-1]["migration"])
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ WEB = GuestSpec(
     snapshots=(SnapshotSpec("s1"), SnapshotSpec("s2", "s1")),
     live_snapshots=False,
 )
-SLOW = ("--bandwidth", "16")
+SLOW = ("--bandwidth", "16", "--merge", "commit")
 TARGETS = [disk.target for disk in WEB.disks]
 
 

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from fsm.lab import GuestSpec, LabError, LabHost
 from fsm.lab.process import wait_until
-from tests.faults.scene import SLOW, WEB, begun, copying, memory_moves
+from tests.faults.scene import COMMIT, SLOW, WEB, begun, copying, memory_moves
 from tests.lab_rig import (
     NEEDS_LAB,
     Before,
@@ -48,7 +48,7 @@ def guest(rig: Rig) -> Iterator[tuple[GuestSpec, Before]]:
 
 def killed_and_forgotten(rig: Rig, spec: GuestSpec, moment: Callable[[Event], bool]) -> None:
     """The engine is killed at a moment of the migration, and its journal removed."""
-    with rig.migrating(spec.name, rig.alpha, *SLOW) as running:
+    with rig.migrating(spec.name, rig.alpha, *SLOW, *COMMIT) as running:
         assert running.until(moment), running.errors.read_text()
         running.send(signal.SIGKILL)
     for path in rig.journal.parent.glob(f"{rig.journal.name}*"):
@@ -130,7 +130,7 @@ def test_what_a_migration_in_progress_is_told_to_be(rig: Rig, guest: tuple[Guest
     """Driven, with its journal; without it not to be adopted while libvirt's job runs."""
     spec, before = guest
     with watched(rig, spec) as watch:
-        with rig.migrating(spec.name, rig.alpha, "--bandwidth", "3") as running:
+        with rig.migrating(spec.name, rig.alpha, "--bandwidth", "3", *COMMIT) as running:
             assert running.until(memory_moves), running.errors.read_text()
             code, events, errors = doctor(rig)
             assert code == COMMITTED, errors

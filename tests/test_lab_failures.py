@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.scene import SLOW, WEB, Scene, copying, memory_moves, new_scene
+from tests.faults.scene import COMMIT, SLOW, WEB, Scene, copying, memory_moves, new_scene
 from tests.lab_rig import NEEDS_LAB, Event, check_kept, check_untouched, watched
 
 pytestmark = NEEDS_LAB
@@ -24,7 +24,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 @pytest.mark.parametrize("moment", [copying, memory_moves], ids=["copy", "memory"])
 def test_one_interrupt_aborts_cleanly(scene: Scene, moment: Callable[[Event], bool]) -> None:
     rig, before, source = scene.rig, scene.ready(), scene.source
-    with watched(rig, WEB) as watch, rig.migrating(WEB.name, source, *SLOW) as running:
+    with watched(rig, WEB) as watch, rig.migrating(WEB.name, source, *SLOW, *COMMIT) as running:
         assert running.until(moment), running.events[-5:]
         running.send(signal.SIGINT)
         code, _ = running.finish()
@@ -37,7 +37,7 @@ def test_one_interrupt_aborts_cleanly(scene: Scene, moment: Callable[[Event], bo
 def test_sigterm_lets_go_and_resume_takes_over(scene: Scene) -> None:
     rig, before, source = scene.rig, scene.ready(), scene.source
     with watched(rig, WEB) as watch:
-        with rig.migrating(WEB.name, source, *SLOW) as running:
+        with rig.migrating(WEB.name, source, *SLOW, *COMMIT) as running:
             assert running.until(memory_moves)
             running.send(signal.SIGTERM)
             code, last = running.finish()

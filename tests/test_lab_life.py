@@ -20,7 +20,7 @@ WEB = GuestSpec(
     live_snapshots=False,
     extra_devices="<panic model='isa'/>",
 )
-SLOW = ("--bandwidth", "8")
+SLOW = ("--bandwidth", "8", "--merge", "commit")
 
 
 @pytest.fixture(scope="module")

@@ -125,8 +125,8 @@ def test_disks_snapshots_paths_and_pools_of_every_make_move_there_and_back(
 ) -> None:
     _prepare_odd(rig, present(ODD))
     journeys = (
-        (rig.alpha, ("--verify", "full")),
-        (rig.beta, ("--bandwidth", "64")),
+        (rig.alpha, ("--verify", "full", "--merge", "commit")),
+        (rig.beta, ("--bandwidth", "64", "--merge", "commit")),
         (rig.alpha, ("--merge", "mirror")),
     )
     for source, options in journeys:
@@ -241,6 +241,7 @@ def test_images_that_look_like_something_else(rig: Rig, present: Callable[[Guest
     with watched(rig, STRANGE) as watch:
         finished = rig.migrate(STRANGE.name, alpha, "--verify", "full")
     assert finished.returncode == COMMITTED, finished.stderr
+    assert "note: " in finished.stdout  # why it is merged by commit
     check_kept(rig, STRANGE, before, rig.beta, watch.acks)
     assert "bitmap0" in rig.beta.run(["qemu-img", "info", "-U", bitmap])
     alpha.path(f"{IMAGES}/really.img").unlink()

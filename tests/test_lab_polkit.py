@@ -251,7 +251,7 @@ def test_a_group_member_is_refused_during_the_migration_and_allowed_after_it(rig
     snapshot = ("snapshot-create-as", "web", "of-another")
     assert as_user(alpha, *HARMLESS, "web").returncode == 0
     with watched(rig, WEB) as watch:
-        with rig.migrating("web", alpha, "--bandwidth", "8") as running:
+        with rig.migrating("web", alpha, "--bandwidth", "8", "--merge", "commit") as running:
             assert running.until(copying), running.errors.read_text()
             assert refused(alpha, *snapshot)
             assert refused(alpha, *HARMLESS, "web")

@@ -153,7 +153,7 @@ def get_stuck(rig: Rig, once: str) -> Event:
     """Migrate an overlay of some size, and have the destination's file system full when it is committed."""
     commit = Failpoint(HOLD, AFTER, Step.ACTIVITY, "commit-at-destination", Phase.INTENT)
     held = evolve(rig, program=commit.program())
-    with held.migrating(WEB.name, rig.alpha, states=once) as running:
+    with held.migrating(WEB.name, rig.alpha, "--merge", "commit", states=once) as running:
         assert running.until(is_held), running.events[-5:]
         wait_until(lambda: held_mib(rig.beta) >= 16, timeout=60, what="an overlay of some size")
         fill(rig.beta, 0)
@@ -193,7 +193,9 @@ def test_a_guest_that_its_user_paused_stays_paused_in_stuck_and_behind_it(
     before = look(rig, rig.alpha, WEB)
     with SerialWatch(*rig.lab.serial_logs(WEB.name)) as watch:
         guest.wait_for_writes()
-        with rig.migrating(WEB.name, rig.alpha, "--bandwidth", "4", states=once) as running:
+        with rig.migrating(
+            WEB.name, rig.alpha, "--bandwidth", "4", "--merge", "commit", states=once
+        ) as running:
             assert running.until(copying), running.events[-5:]
             rig.alpha.virsh("suspend", "--domain", WEB.name)
             assert running.until(memory_moves), running.events[-5:]
@@ -218,7 +220,7 @@ def test_a_base_that_may_not_be_written_is_named(rig: Rig, guest: Guest, once: s
     before = look(rig, rig.alpha, WEB)
     base = f"{SMALL}/a.qcow2"
     with watched(rig, WEB) as watch:
-        with rig.migrating(WEB.name, rig.alpha, states=once) as running:
+        with rig.migrating(WEB.name, rig.alpha, "--merge", "commit", states=once) as running:
             assert running.until(arrived), running.events[-5:]
             rig.beta.run(["chattr", "+i", base])
             code, result = running.finish()

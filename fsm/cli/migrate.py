@@ -27,9 +27,9 @@ from fsm.errors import BadInput
 @click.option(
     "--merge",
     type=click.Choice([choice.value for choice in MergeChoice]),
-    default=MergeChoice.COMMIT.value,
+    default=MergeChoice.AUTO.value,
     show_default=True,
-    help="Commit the overlay at the destination; or mirror it into the copy during the migration; "
+    help="Mirror the overlay into the copy during the migration, or commit it at the destination; "
     "auto: mirror wherever that can be.",
 )
 @click.option("--storage", type=click.Choice(["copy", "shared"]), default="copy", help="Where the bases are.")

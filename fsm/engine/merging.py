@@ -1,7 +1,6 @@
 """How the overlays are merged at the destination.
 
-By mirror wherever it can be: it is done with the switch-over, nothing is left to commit behind it, and the
-destination needs no space for overlays.
+By mirror wherever it can be: it is done with the switch-over, and nothing is left to commit behind it.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Request:
     peer_uri: str | None = None
     migrate_uri: str | None = None
     verify: Verify = Verify.TABLE
-    merge: MergeChoice = field(default=MergeChoice.COMMIT, converter=MergeChoice)
+    merge: MergeChoice = field(default=MergeChoice.AUTO, converter=MergeChoice)
     bandwidth_mib_per_s: int = 0
     connections: int = 4
     exclude_disks: tuple[str, ...] = ()

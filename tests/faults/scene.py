@@ -30,6 +30,7 @@ WEB = GuestSpec(
 )
 # Slow enough for something to happen while memory is under way.
 SLOW = ("--bandwidth", "16")
+COMMIT = ("--merge", "commit")
 
 JOURNALS_MIB = 16
 
