@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from attrs import frozen
@@ -40,10 +41,10 @@ class Migration:
     copies_file: bool = False
 
 
-def _fsm(scene: Scene) -> None:
+def _fsm(merge: str, scene: Scene) -> None:
     command = [sys.executable, "-m", "fsm", "--journal", str(_journal(scene)), "migrate", scene.spec.name]
     uris = ["--from", scene.source.uri, "--to", scene.destination.uri]
-    run([*command, *uris, "--merge", "commit"], timeout=TIMEOUT_S)
+    run([*command, *uris, "--merge", merge], timeout=TIMEOUT_S)
 
 
 def _journal(scene: Scene) -> Path:
@@ -75,12 +76,19 @@ def _pause_and_copy(scene: Scene) -> None:
 
 
 FSM = "fsm migrate"
+MIRROR = "fsm migrate, mirror"
 VIRSH = "virsh migrate"
 MIGRATIONS = (
     Migration(
         FSM,
         "live; the whole image with its snapshots, and what was written meanwhile; merge commit",
-        _fsm,
+        partial(_fsm, "commit"),
+        keeps_metadata=True,
+    ),
+    Migration(
+        MIRROR,
+        "the same; merge mirror",
+        partial(_fsm, "mirror"),
         keeps_metadata=True,
     ),
     Migration(

@@ -20,7 +20,7 @@ from bench.copies import measure as measure_copy
 from bench.figures import Spread, compared, order, spread
 from bench.guests import Scene, guest_spec
 from bench.meter import cpu_ticks, sent_bytes
-from bench.migrations import FSM, MIGRATIONS, VIRSH
+from bench.migrations import FSM, MIGRATIONS, MIRROR, VIRSH
 from bench.phases import END, START, by_state, phases
 from bench.results import Kind, Results, Run, save
 from fsm.journal.records import Phase, Record, Step
@@ -255,7 +255,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @needs_root
 def test_a_small_bench(tmp_path: Path, environment: dict[str, str]) -> None:
     output = tmp_path / "results.json"
-    chosen = (FSM, VIRSH)  # not all of them: making a guest for each takes the longest
+    chosen = (FSM, MIRROR, VIRSH)  # not all of them: making a guest for each takes the longest
     only = [word for name in chosen for word in ("--only", name)]
     words = command("--rounds", 1, "--size-mib", 32, "--data-mib", 8, "--output", output, *only)
     done = subprocess.run(
@@ -265,6 +265,7 @@ def test_a_small_bench(tmp_path: Path, environment: dict[str, str]) -> None:
     found = {run["contender"]: run for run in json.loads(output.read_text(encoding="utf-8"))["runs"]}
     assert set(found) == set(chosen)
     assert found[FSM]["snapshots_kept"] == 2
+    assert found[MIRROR]["snapshots_kept"] == 2
     assert found[VIRSH]["snapshots_kept"] == 0
     assert sum(phase["seconds"] for phase in found[FSM]["phases"]) == pytest.approx(
         found[FSM]["seconds"], abs=0.2
