@@ -112,6 +112,15 @@ def both_at_once(data: Data) -> None:
     data["transitions"].append({**row, "dest": "stuck", "conditions": [*row["conditions"], "overdue"]})
 
 
+def back_to_itself(data: Data) -> None:
+    row = next(rows(data, "retry"))
+    data["transitions"].append({**row, "dest": "stuck", "conditions": ["retry-due", "domain-missing"]})
+
+
+def relies_on_recovery(data: Data) -> None:
+    next(rows(data, "abort", "transferring"))["conditions"].remove("abort-requested")
+
+
 FAULTS = {
     unreachable: "state 'limbo' can't be reached",
     no_way_out: "state 'stuck' can't come to a final state",
@@ -128,6 +137,8 @@ FAULTS = {
     not_total: "state 'transferring' has no recover row for",
     refused_trigger: "trigger 'finish-commit' is refused in state 'committing-dest'",
     in_vain: "this recover row can never be reached",
+    back_to_itself: "'retry' leads from 'stuck' back to itself",
+    relies_on_recovery: "'abort' does not demand abort-requested, which every recover row",
     both_at_once: "'transfer' can be taken here and at line",
 }
 

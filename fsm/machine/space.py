@@ -103,6 +103,15 @@ def host_witnesses() -> tuple[Observation, ...]:
     return tuple({_vector(seen, Reads.HOSTS): seen for seen in pairs}.values())
 
 
+def host_witnesses_of(names: frozenset[str]) -> tuple[Observation, ...]:
+    """One observation for every combination of truth values of the host conditions ``names``."""
+    used = sorted(name for name in names if CONDITIONS[name].reads is Reads.HOSTS)
+    found: dict[tuple[bool, ...], Observation] = {}
+    for seen in host_witnesses():
+        found.setdefault(tuple(CONDITIONS[name].holds(seen) for name in used), seen)
+    return tuple(found.values())
+
+
 def _probe_hosts() -> Iterator[Host]:
     """Counterparts that bring out what joint conditions look at in the other host."""
     disks = (Disk("vda", Layer.OVERLAY),)
@@ -119,6 +128,7 @@ def _probe_hosts() -> Iterator[Host]:
         yield Host(reachable=True, domain=Domain(state, reason, job, disks))
 
 
+@cache
 def engine_witnesses(names: frozenset[str]) -> tuple[Engine, ...]:
     """One engine view for every combination of truth values of the engine conditions ``names``."""
     nowhere = Host(reachable=True)

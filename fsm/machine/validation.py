@@ -5,7 +5,7 @@ Each function returns the problems it finds as ``SpecError`` values, with the li
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import combinations
 
 from attrs import evolve
@@ -15,8 +15,8 @@ from fsm.machine.conditions import CONDITIONS
 from fsm.machine.decision import Verb, decide
 from fsm.machine.interpreter import Interpreter
 from fsm.machine.observation import Observation
-from fsm.machine.space import engine_witnesses, host_witnesses
-from fsm.machine.spec import CONTINUE, WAIT, Kind, Row, Spec, State
+from fsm.machine.space import engine_witnesses, host_witnesses_of
+from fsm.machine.spec import CONTINUE, WAIT, Kind, RecoverRow, Row, Spec, State
 
 # The names that the procedure, the journal and the documentation speak of.
 REQUIRED_STATES = {
@@ -34,9 +34,16 @@ REQUIRED_STATES = {
 
 def validate(spec: Spec) -> tuple[SpecError, ...]:
     """All problems of ``spec``; empty when it is valid."""
+    return validate_states(spec, spec.states)
+
+
+def validate_states(spec: Spec, names: Collection[str]) -> tuple[SpecError, ...]:
+    """The same, but of what can be observed only in the states ``names``, for a machine changed in these
+    alone.
+    """
     shape = (*_names(spec), *_graph(spec), *_rows(spec))
     # What follows evaluates the rows; on a broken graph its findings would only repeat the cause.
-    return shape or tuple(_over_all_observations(spec))
+    return shape or tuple(_over_all_observations(spec, names))
 
 
 def check(spec: Spec) -> Spec:
@@ -92,6 +99,9 @@ def _graph(spec: Spec) -> Iterator[SpecError]:
 def _rows(spec: Spec) -> Iterator[SpecError]:
     seen: dict[tuple[str, str, frozenset[str]], Row] = {}
     for row in spec.rows:
+        if row.source == row.dest:
+            # It would begin the state's time and attempts anew, for ever.
+            yield _problem(spec, row.line, f"{row.trigger!r} leads from {row.source!r} back to itself")
         key = (row.trigger, row.source, frozenset(row.conditions))
         if key in seen:
             yield _problem(
@@ -108,20 +118,23 @@ def _rows(spec: Spec) -> Iterator[SpecError]:
                 yield _problem(spec, recover.line, f"{what} fires {recover.do!r} but has no such transition")
 
 
-def _over_all_observations(spec: Spec) -> Iterator[SpecError]:
-    pairs = host_witnesses()
+def _over_all_observations(spec: Spec, names: Collection[str]) -> Iterator[SpecError]:
     interpreter = Interpreter(spec)
     for state in spec.states.values():
-        if state.kind is Kind.FINAL:
+        if state.kind is Kind.FINAL or state.name not in names:
             continue
         rows = spec.rows_from(state.name)
         used = frozenset(name for item in (*rows,) for name in item.conditions) | frozenset(
             name for recover in state.recover for name in recover.when
         )
         engines = engine_witnesses(used)
+        pairs = host_witnesses_of(used)
         space = [evolve(pair, engine=engine) for pair in pairs for engine in engines]
-        yield from _total(spec, interpreter, state, space)
+        partial = tuple(_total(spec, interpreter, state, space))
+        yield from partial
         yield from _exclusive(spec, rows, space)
+        if not partial:
+            yield from _sufficient(spec, interpreter, state, space)
 
 
 def _total(
@@ -164,6 +177,39 @@ def _exclusive(spec: Spec, rows: tuple[Row, ...], space: list[Observation]) -> I
                     f"{second.trigger!r} can be taken here and at line {first.line} at once: {_brief(seen)}",
                 )
                 break
+
+
+def _sufficient(
+    spec: Spec, interpreter: Interpreter, state: State, space: list[Observation]
+) -> Iterator[SpecError]:
+    """A transition demands itself what all the recover rows that take it demand.
+
+    So neither table relies on the other. Transitions into a stable state may demand less: to stop is always
+    safe.
+    """
+    taking: dict[int, list[tuple[Observation, RecoverRow]]] = {}
+    for seen in space:
+        decision = decide(spec, state.name, seen)
+        if decision.verb is Verb.FIRE:
+            row = interpreter.fire(state.name, decision.trigger, seen)
+            taking.setdefault(id(row), []).append((seen, decision.row))
+    for row in spec.rows_from(state.name):
+        cases = taking.get(id(row), [])
+        if spec.states[row.dest].kind is Kind.STABLE or not cases:
+            continue
+        named = sorted({name for _, recover in cases for name in recover.when} - set(row.conditions))
+        common = [name for name in named if all(CONDITIONS[name].holds(seen) for seen, _ in cases)]
+        for seen in space:
+            if all(CONDITIONS[name].holds(seen) for name in row.conditions):
+                common_here = [name for name in common if not CONDITIONS[name].holds(seen)]
+                if common_here:
+                    yield _problem(
+                        spec,
+                        row.line,
+                        f"{row.trigger!r} does not demand {', '.join(common_here)}, which every recover row "
+                        f"that takes it relies on",
+                    )
+                    break
 
 
 def _brief(seen: Observation) -> str:
