@@ -22,7 +22,8 @@ from tests.simulation import SOURCE
 
 __all__ = ["cli", "world"]  # fixtures
 # A machine that would give up where the shipped one goes on.
-STRICTER = ("      - {when: [owned-by-destination, destination-untangled], do: switch-over}\n", "")
+SWITCH_OVER = "owned-by-destination, destination-untangled, transfer-begun"
+STRICTER = (f"      - {{when: [{SWITCH_OVER}], do: switch-over}}\n", "")
 
 
 def migrated(cli: Cli, *words: str) -> str:
