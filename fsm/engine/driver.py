@@ -17,7 +17,7 @@ from fsm.engine.context import Context, Hosts, Progress
 from fsm.engine.events import EventMaker, told
 from fsm.engine.history import History
 from fsm.engine.observe import observe_hosts
-from fsm.engine.plan import Request
+from fsm.engine.plan import Request, Side
 from fsm.engine.result import Result
 from fsm.engine.scribe import Scribe
 from fsm.engine.space_watch import SpaceWatch
@@ -27,7 +27,7 @@ from fsm.journal.port import Entry, Journal, JournalUnavailable, LeaseLost
 from fsm.journal.records import Asked, Data, Lease, Phase, Record, Step, converter
 from fsm.machine.decision import Decision, Verb, decide
 from fsm.machine.interpreter import Interpreter
-from fsm.machine.observation import Observation
+from fsm.machine.observation import Host, Observation
 from fsm.machine.spec import Kind, Spec, State
 
 log = structlog.get_logger("fsm")
@@ -162,6 +162,7 @@ class Driver:
 
     async def _observe(self) -> Observation:
         source, destination = await observe_hosts(self.hosts, self.history)
+        await self._take_back_words(source, destination)
         retry_at_s = self._retry_at_s()
         engine = self.history.facts(
             self._state.retry,
@@ -170,6 +171,14 @@ class Driver:
             space_short=self._space is not None and self._space.shortage is not None,
         )
         return Observation(source, destination, engine)
+
+    async def _take_back_words(self, source: Host, destination: Host) -> None:
+        """The word that a host is off holds until it is seen again, whoever drives the migration then."""
+        if self.history.plan is None:
+            return  # nothing was looked at
+        sides = {Side.SOURCE: source, Side.DESTINATION: destination}
+        if back := sorted(side for side in self.history.fenced if sides[side].reachable):
+            await self._note("seen-again", {"unfenced": back})
 
     def _watch_space(self) -> None:
         """Watch the hosts' file systems in the states that ask whether one gets full."""

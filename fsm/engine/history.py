@@ -122,6 +122,8 @@ class History:
             changes["left_behind"] = tuple(dict.fromkeys((*self.left_behind, *data["left_behind"])))
         if "started_paused" in data:
             changes["started_paused"] = bool(data["started_paused"])
+        if "unfenced" in data:
+            changes["fenced"] = self.fenced - {Side(side) for side in data["unfenced"]}
         if "pools" in data:
             changes["pools"] = tuple(converter.structure(data["pools"], list[PoolBefore]))
         if "plan" in data:

@@ -48,6 +48,7 @@ PUBLIC_DATA = {
     "left_behind": "what could not be removed on a host that is off",
     "accept_loss": "snapshots taken into the overlays that may vanish",
     "fenced": "hosts that the operator attests to be off",
+    "unfenced": "hosts that are back: that word does not count any more",
     "cause": "why a row was taken that leads away from success",
     "remedy": "what to do about the error or the cause",
 }
