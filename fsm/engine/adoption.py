@@ -149,6 +149,8 @@ class Adoption:
             source_uri=safe_uri(uris[Side.SOURCE]),
             destination_uri=safe_uri(uris[Side.DESTINATION]),
             state=spec.initial,
+            # The overlays may be there: what is blocked while they are is blocked from the first moment on.
+            heading_for=next(row.dest for row in spec.rows_from(spec.initial) if row.trigger == "adopt"),
             domain_uuid=plan.domain_uuid,
             request=converter.unstructure(request),
         )
@@ -207,6 +209,13 @@ class Adoption:
         """The side where the domain is; where both have it, the destination has the last word."""
         if not facts:
             raise self._refuse("no host has it any more")
+        arrived = facts.get(Side.DESTINATION)
+        if arrived is not None and arrived.marker is None:
+            # What libvirt's migration brings carries the marker along.
+            raise self._refuse(
+                f"at {self._hosts[Side.DESTINATION].uri} it carries no marker, so it did not come from here",
+                "find out who has defined it there, and undefine it",
+            )
         return Side.DESTINATION if Side.DESTINATION in facts else Side.SOURCE
 
     async def _pools(self, plan: Plan) -> list[PoolBefore]:
