@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fsm.cli import exploration
 from fsm.cli.exit_codes import ExitCode
 from fsm.cli.graphviz import draw
 from fsm.cli.revision import load_old
@@ -18,6 +19,7 @@ from fsm.machine.diagram import dot, mermaid
 from fsm.machine.difference import compare
 from fsm.machine.difference import picture as difference_picture
 from fsm.machine.difference import text as difference_text
+from fsm.machine.exploration.search import BOUND
 from fsm.machine.journey import Journey
 from fsm.machine.journey import picture as journey_picture
 from fsm.machine.loader import DEFAULT, load, load_default
@@ -33,9 +35,18 @@ def described(context: click.Context, file: Path | None) -> Spec:
 
 
 @click.command()
+@click.option("--explore", "explores", is_flag=True, help="Also go through everything that can come to pass.")
+@click.option(
+    "--bound", default=BOUND, show_default=True, help="The most points that --explore goes through."
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the log of a violation there; fsm replay reads it. Else it goes to stdout.",
+)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.pass_context
-def check(context: click.Context, file: Path | None) -> None:
+def check(context: click.Context, file: Path | None, explores: bool, bound: int, trace: Path | None) -> None:
     """Validate a machine description: FILE, or the one in use."""
     spec = described(context, file)
     problems = validate(spec)
@@ -46,6 +57,8 @@ def check(context: click.Context, file: Path | None) -> None:
     click.echo(
         f"{spec.file}: valid; {len(spec.states)} states, {len(spec.rows)} transitions, digest {spec.digest}"
     )
+    if explores and not exploration.proven(spec, bound, trace):
+        context.exit(ExitCode.BAD_INPUT)
 
 
 @click.command()
