@@ -39,6 +39,7 @@ _ANYWHERE = {
 }
 SOURCE_VIEWS = {
     **_ANYWHERE,
+    "has it shut off, on a layer that is not ours": _has(_OFF, "shutdown", Layer.FOREIGN),
     "has it crashed, on the overlay": _has(DomainState.CRASHED, "panicked", Layer.OVERLAY),
     "migrates it": _has(_RUNNING, "booted", Layer.OVERLAY, Job.MIGRATION_OUT),
     "keeps it paused, handed over": _has(_PAUSED, "migration", Layer.OVERLAY),
