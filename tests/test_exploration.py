@@ -37,13 +37,6 @@ from tests.machine_helpers import changed, plain_text, shipped
 SPEC = load_default()
 
 
-@pytest.fixture(scope="module")
-def searched() -> Search:
-    search = Search(Machine(SPEC))
-    assert search.run() is None
-    return search
-
-
 def test_every_action_and_activity_has_a_model() -> None:
     assert set(EFFECTS) == set(ACTIONS)
     assert set(ACTIVITIES) == set(ACTIVITY_NAMES)

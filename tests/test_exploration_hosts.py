@@ -266,8 +266,9 @@ def possible(facts: Facts, world: World) -> list[str]:
     names = [*EFFECTS, "migrate"]
     if not world.source.metadata:
         names.remove("save-bases")  # a point of the exploration where it is run then is a violation
-    if not facts.saved or not world.copy or not world.source.overlay:
-        names.remove("create-destination-overlays")  # they have nothing to stand on
+    there = world.destination.life != hosts.NONE
+    if not facts.saved or not world.copy or not world.source.overlay or there:
+        names.remove("create-destination-overlays")  # never asked for: nothing to stand on, or in use
     # Left out of the model: to migrate a domain that is paused, or over one that somebody has defined.
     paused = world.source.life in (hosts.PAUSED, hosts.HANDED_OVER)
     if world.destination.life == hosts.SHUT_OFF or paused:

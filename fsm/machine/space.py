@@ -12,7 +12,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from attrs import fields
+from attrs import evolve, fields
 
 from fsm.machine.conditions import CONDITIONS, Reads
 from fsm.machine.observation import (
@@ -110,6 +110,12 @@ def host_witnesses_of(names: frozenset[str]) -> tuple[Observation, ...]:
     for seen in host_witnesses():
         found.setdefault(tuple(CONDITIONS[name].holds(seen) for name in used), seen)
     return tuple(found.values())
+
+
+def observations(names: frozenset[str]) -> list[Observation]:
+    """One observation for every combination of truth values of the conditions ``names``."""
+    engines = engine_witnesses(names)
+    return [evolve(pair, engine=engine) for pair in host_witnesses_of(names) for engine in engines]
 
 
 def _probe_hosts() -> Iterator[Host]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from itertools import combinations
 
-from attrs import evolve
-
 from fsm.errors import SpecError, TransitionRefused
 from fsm.machine.conditions import CONDITIONS
 from fsm.machine.decision import Verb, decide
 from fsm.machine.interpreter import Interpreter
 from fsm.machine.observation import Observation
-from fsm.machine.space import engine_witnesses, host_witnesses_of
+from fsm.machine.space import observations
 from fsm.machine.spec import CONTINUE, WAIT, Kind, RecoverRow, Row, Spec, State
 
 # The names that the procedure, the journal and the documentation speak of.
@@ -124,17 +122,18 @@ def _over_all_observations(spec: Spec, names: Collection[str]) -> Iterator[SpecE
         if state.kind is Kind.FINAL or state.name not in names:
             continue
         rows = spec.rows_from(state.name)
-        used = frozenset(name for item in (*rows,) for name in item.conditions) | frozenset(
-            name for recover in state.recover for name in recover.when
-        )
-        engines = engine_witnesses(used)
-        pairs = host_witnesses_of(used)
-        space = [evolve(pair, engine=engine) for pair in pairs for engine in engines]
+        space = observations(conditions_of(spec, state.name))
         partial = tuple(_total(spec, interpreter, state, space))
         yield from partial
         yield from _exclusive(spec, rows, space)
         if not partial:
             yield from _sufficient(spec, interpreter, state, space)
+
+
+def conditions_of(spec: Spec, state: str) -> frozenset[str]:
+    """Everything that decisions in a state may depend on."""
+    of_rows = (name for row in spec.rows_from(state) for name in row.conditions)
+    return frozenset(of_rows) | {name for row in spec.states[state].recover for name in row.when}
 
 
 def _total(

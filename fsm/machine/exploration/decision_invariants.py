@@ -11,7 +11,7 @@ from fsm.machine.exploration.activities import COMMITS
 from fsm.machine.exploration.engine import Verdict
 from fsm.machine.exploration.hosts import BOTH, DESTINATION, SOURCE, other
 from fsm.machine.exploration.node import Node
-from fsm.machine.observation import Host, Layer, Observation
+from fsm.machine.observation import Host, Layer, Observation, Preflight
 from fsm.machine.spec import Kind as StateKind
 from fsm.machine.spec import Spec
 
@@ -62,7 +62,8 @@ def stops_for_a_reason(spec: Spec, _node: Node, seen: Observation, verdict: Verd
     names = (*TELLING, "source-altered", "destination-altered")
     if any(CONDITIONS[name].holds(seen) for name in names) or seen.source.fenced or seen.destination.fenced:
         return True
-    return not (_unread(seen.source) or _unread(seen.destination))
+    unread = _unread(seen.source) or _unread(seen.destination)
+    return verdict.taken.trigger == "find-unexpected" and not unread
 
 
 # What this migration can't have made.
@@ -127,14 +128,14 @@ def _makes_overlay(seen: Observation, verdict: Verdict) -> bool:
 
 
 def unexplained_is_not_waited_for(spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
-    """Where both hosts were read and show what this migration can't have made, nobody waits for it to go
+    """Where both hosts are known and show what this migration can't have made, nobody waits for it to go
     away.
     """
     waits = verdict.taken is None and not verdict.activity
     if not waits or spec.states[node.facts.state].kind is StateKind.STABLE:
         return True
     migrates = CONDITIONS["source-migrating"].holds(seen)
-    read = seen.source.reachable and seen.destination.reachable and not migrates
+    read = not (_unread(seen.source) or _unread(seen.destination) or migrates)
     return not (read and any(CONDITIONS[name].holds(seen) for name in TELLING))
 
 
@@ -189,8 +190,58 @@ def alterations_are_not_committed(_spec: Spec, node: Node, seen: Observation, ve
     return not CONDITIONS[f"{side}-altered"].holds(seen)
 
 
+def foreign_layers_are_left_alone(_spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+    """No commit and no transfer is begun where a layer lies that this migration did not make."""
+    side = SOURCE if verdict.activity == "migrate" else COMMITS.get(verdict.activity)
+    if side is None or node.world.job:
+        return True
+    return not CONDITIONS[f"{side}-foreign"].holds(seen)
+
+
+def bases_are_copied_once(_spec: Spec, _node: Node, seen: Observation, verdict: Verdict) -> bool:
+    """What was copied and verified is not copied again."""
+    return not (verdict.activity == "copy-bases" and seen.engine.copies_verified)
+
+
+def failing_actions_end(spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+    """Actions that have failed are not tried on for ever: a stop comes when the state's time is up."""
+    failing = seen.engine.step_failed and seen.engine.overdue and verdict.taken and verdict.taken.actions
+    if not failing or verdict.taken is None or _stable(spec, node.facts.state):
+        return True
+    # Those of a refusal fail at nothing: what can't be put back is told.
+    return _stable(spec, verdict.taken.dest) or seen.engine.preflight is not Preflight.PASSED
+
+
+def alterations_stop(spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+    """Once a migration has started: where its domain is at one side, and altered, only a stop is taken up."""
+    if verdict.taken is None or node.facts.state == spec.initial:
+        return True
+    altered = any(
+        CONDITIONS[f"owned-by-{side}"].holds(seen) and CONDITIONS[f"{side}-altered"].holds(seen)
+        for side in (SOURCE, DESTINATION)
+    )
+    # From the transfer it may have to be looked for at the destination first: that is where it stops.
+    return not altered or verdict.taken.dest == "committing-dest" or _stable(spec, verdict.taken.dest)
+
+
+def rescue_is_done_when_asked(spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+    """Snapshots in an overlay are saved if that is asked for and the domain is known to be at one side."""
+    can = any(
+        all(CONDITIONS[f"{side}-{what}"].holds(seen) for what in ("untangled", "altered"))
+        and CONDITIONS[f"owned-by-{side}"].holds(seen)
+        for side in (SOURCE, DESTINATION)
+    )
+    wanted = can and seen.engine.rescue_requested and _stable(spec, node.facts.state)
+    return wanted == (verdict.activity == "rescue-snapshots")
+
+
 DECISIONS = (
     alterations_are_not_committed,
+    alterations_stop,
+    rescue_is_done_when_asked,
+    foreign_layers_are_left_alone,
+    bases_are_copied_once,
+    failing_actions_end,
     begins_only_what_can_move,
     no_attempt_left_ends_trying,
     time_up_ends_trying,

@@ -23,6 +23,7 @@ from fsm.machine.interpreter import Interpreter
 from fsm.machine.observation import Activity, Engine, Host, Merge, Observation, Preflight
 from fsm.machine.spec import Kind as StateKind
 from fsm.machine.spec import RetryPolicy, Spec
+from fsm.machine.validation import conditions_of
 
 
 class View(NamedTuple):
@@ -136,7 +137,7 @@ class Machine:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self._read = {name: _conditions(spec, name) for name in spec.states}
+        self._read = {name: conditions_of(spec, name) for name in spec.states}
         self._interpreter: Interpreter | None = None  # made when first needed: most mutants never ask
         self._verdicts: dict[tuple[str, int], Verdict] = {}
 
@@ -165,10 +166,11 @@ class Machine:
         """What is decided. Raises ``LookupError`` and ``TransitionRefused`` as the machine does."""
         key = (state, view.holding)
         if key not in self._verdicts:
-            self._verdicts[key] = self._ask(state, view.seen)
+            self._verdicts[key] = self.ask(state, view.seen)
         return self._verdicts[key]
 
-    def _ask(self, state: str, seen: Observation) -> Verdict:
+    def ask(self, state: str, seen: Observation) -> Verdict:
+        """The same about an observation that is not kept."""
         decision = decide(self.spec, state, seen)
         if decision.verb is Verb.FIRE:
             interpreter = self._interpreter = self._interpreter or Interpreter(self.spec)
@@ -200,11 +202,6 @@ class Machine:
         if not node.decides:
             yield Step(Kind.CRASH, "the engine dies"), node.idle()
             yield Step(Kind.CALL, "wakes up after another engine has taken over", holder="stale"), node.idle()
-
-
-def _conditions(spec: Spec, state: str) -> frozenset[str]:
-    of_rows = (name for row in spec.rows_from(state) for name in row.conditions)
-    return frozenset(of_rows) | {name for row in spec.states[state].recover for name in row.when}
 
 
 def _seen_again(node: Node, seen: Observation) -> Next | None:

@@ -97,8 +97,16 @@ def _adoption(node: Node) -> Iterator[Next]:
             paused = any(world.at(one).life == hosts.PAUSED for one in sides)
             new = Facts("planned", merge=facts.merge, transfer_begun=True, saved=saved, adopted=True)
             # The journal's header says from the first moment on where the adoption leads.
-            after = Node(new._replace(started_paused=paused), world, heading_for="stuck")
+            after = Node(new._replace(started_paused=paused), _inherited(world), heading_for="stuck")
             yield ADOPTION, after
+
+
+def _inherited(world: World) -> World:
+    """Each marker names the engine that set it."""
+    for side in SIDES:
+        if world.at(side).marker == hosts.COMPLETE:
+            world = world.put(side, marker=hosts.INHERITED)
+    return world
 
 
 def _requests(node: Node) -> Iterator[Next]:

@@ -36,6 +36,7 @@ HOLE, WHOLE, OUTDATED = "hole", "whole", "outdated"  # the copied base
 DIRTY = "dirty"  # a migration that merges has begun to write into it
 
 MARKED, COMPLETE = "marked", "complete"  # the marker in the domain's metadata
+INHERITED = "inherited"  # a complete one, of the engine before an adoption
 BOTH = "both"  # acknowledged writes lie on either side: split brain
 
 

@@ -48,8 +48,8 @@ def metadata_always_recoverable(_spec: Spec, node: Node) -> bool:
 def metadata_recoverable_without_the_journal(_spec: Spec, node: Node) -> bool:
     """The snapshots' metadata is at a host, or in the marker of a domain; it outlives a lost journal."""
     source, destination = node.world.source, node.world.destination
-    marked = hosts.COMPLETE in (source.marker, destination.marker)
-    return source.metadata or destination.metadata or marked
+    marked = {source.marker, destination.marker} & {hosts.COMPLETE, hosts.INHERITED}
+    return source.metadata or destination.metadata or bool(marked)
 
 
 def overlay_is_marked(_spec: Spec, node: Node) -> bool:
@@ -58,6 +58,20 @@ def overlay_is_marked(_spec: Spec, node: Node) -> bool:
         place.life == hosts.NONE or place.layer == hosts.BASE or bool(place.marker)
         for place in (node.world.source, node.world.destination)
     )
+
+
+def adopted_is_marked_anew(_spec: Spec, node: Node) -> bool:
+    """A commit of an adopted migration comes behind its own marker: an engine from before sees it. Where the
+    guest was split by hand, the marker may be at the other side.
+    """
+    if node.world.newest == BOTH:
+        return True
+    match node.facts.state:
+        case "rolling-back-source":
+            return node.world.source.marker != hosts.INHERITED
+        case "committing-dest":
+            return node.world.destination.marker != hosts.INHERITED
+    return True
 
 
 def overlay_is_guarded(spec: Spec, node: Node) -> bool:
@@ -179,6 +193,7 @@ POINTS = (
     metadata_always_recoverable,
     metadata_recoverable_without_the_journal,
     overlay_is_marked,
+    adopted_is_marked_anew,
     overlay_is_guarded,
     one_migration_at_a_time,
     migration_is_not_suspended,
