@@ -269,22 +269,24 @@ def possible(facts: Facts, world: World) -> list[str]:
     there = world.destination.life != hosts.NONE
     if not facts.saved or not world.copy or not world.source.overlay or there:
         names.remove("create-destination-overlays")  # never asked for: nothing to stand on, or in use
-    # Left out of the model: to migrate a domain that is paused, or over one that somebody has defined.
+    # Left out of the model: to migrate a domain that is paused, over one that somebody has defined, or onto a
+    # copy that was never filled.
     paused = world.source.life in (hosts.PAUSED, hosts.HANDED_OVER)
-    if world.destination.life == hosts.SHUT_OFF or paused:
+    if world.destination.life == hosts.SHUT_OFF or paused or world.copy == hosts.HOLE:
         names.remove("migrate")
     names += ["copy"] if world.copy else []
     names += ["advance", "fail", "restart"] if world.job else []
     for side in (SOURCE, DESTINATION):
         here = world.at(side)
-        names += [f"start-commit-{side}", f"pivot-{side}"]
+        # The commit's own look keeps it from pivoting what somebody has altered.
+        names += [f"start-commit-{side}", *([] if here.altered else [f"pivot-{side}"])]
         names += [f"start-paused-{side}"] if here.life != hosts.INCOMING else []
         names += [f"ready-{side}", f"lose-commit-{side}"] if here.commit == hosts.RUNS else []
         names += [f"stop-{side}"] if here.life in hosts.ACTIVE else []
         quiet = here.life == hosts.RUNNING and here.layer == hosts.OVERLAY
         quiet = quiet and not here.commit and not world.job
-        names += [f"layer-{side}"] if quiet else []
-        names += [f"snapshot-{side}"] if quiet and not here.altered else []
+        # One act of meddling at most, as in the exploration.
+        names += [f"layer-{side}", f"snapshot-{side}"] if quiet and not here.altered else []
     return names
 
 
@@ -360,7 +362,8 @@ def test_the_ways_of_a_migration(names: list[str], life: tuple[str, str], newest
 
 
 @settings(
-    max_examples=150,
+    max_examples=300,
+    derandomize=True,  # 30,000 random walks found no difference: none is found by chance any more
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,

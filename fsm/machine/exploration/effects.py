@@ -50,7 +50,9 @@ def _leave_overlay_file(world: World) -> World | None:
 
 
 def _save_bases(facts: Facts, world: World) -> After:
-    if world.source.life == hosts.NONE or world.job or (world.source.altered and not facts.given_up):
+    here = world.source
+    altered = here.altered and here.layer == hosts.OVERLAY and not facts.given_up
+    if here.life == hosts.NONE or world.job or altered:
         return None
     # What is there now is what counts: recorded after the metadata is gone, it would be gone for good.
     return facts._replace(saved=world.source.metadata), world
@@ -104,9 +106,13 @@ def _destroy_source(world: World) -> World | None:
 
 def _remove_overlays(side: str, facts: Facts, world: World) -> After:
     here = world.at(side)
+    if side == SOURCE and not facts.saved and here.life in hosts.ACTIVE and here.layer != hosts.BASE:
+        return None  # QEMU itself is asked
     if here.altered and not facts.given_up:
         return facts, world  # it is left behind, and told
-    if here.life != hosts.NONE and here.layer != hosts.BASE:
+    # Of a domain that is shut off only the active layer is known to be in use.
+    used = here.layer != hosts.BASE if here.life in hosts.ACTIVE else here.layer == hosts.OVERLAY
+    if used and here.life != hosts.NONE:
         return None
     return facts, world.put(side, overlay="", altered=False)
 

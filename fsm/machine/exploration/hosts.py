@@ -178,7 +178,11 @@ def start_paused(world: World, side: str) -> World | None:
     here = world.at(side)
     if here.life in ACTIVE:
         return world
-    if here.life == NONE or (here.layer != BASE and not here.overlay):
+    if (
+        here.life == NONE
+        or (here.layer != BASE and not here.overlay)
+        or (side == DESTINATION and not world.copy)
+    ):
         return None
     return world.put(side, life=PAUSED)
 
