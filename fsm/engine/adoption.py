@@ -211,10 +211,12 @@ class Adoption:
             raise self._refuse("no host has it any more")
         arrived = facts.get(Side.DESTINATION)
         if arrived is not None and arrived.marker is None:
-            # What libvirt's migration brings carries the marker along.
+            # libvirt's migration brings the marker along, and it goes last of all. So somebody else has
+            # defined this one, or a migration has ended there without its source, attested to be off.
             raise self._refuse(
-                f"at {self._hosts[Side.DESTINATION].uri} it carries no marker, so it did not come from here",
-                "find out who has defined it there, and undefine it",
+                f"at {self._hosts[Side.DESTINATION].uri} it carries no marker: somebody else has defined it "
+                "there, or the migration has ended there without its source",
+                "find out which one has the current data before either is removed",
             )
         return Side.DESTINATION if Side.DESTINATION in facts else Side.SOURCE
 
