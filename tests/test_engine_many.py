@@ -140,8 +140,10 @@ async def test_the_heart_beats_while_the_loops_own_threads_are_all_taken() -> No
         waiting = asyncio.ensure_future(asyncio.to_thread(released.wait))
         await asyncio.sleep(0)
         heart = Heart(simulation.journal)
-        await heart.start()  # comes to an end although nothing else does
-        released.set()
+        try:
+            await asyncio.wait_for(heart.start(), 30)  # comes to an end although nothing else does
+        finally:
+            released.set()
         await waiting
         await heart.stop()
 
