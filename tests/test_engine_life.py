@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from attrs import frozen
 
-from fsm.engine.activities import RETURN_S
+from fsm.engine.transfer import RETURN_S
 from fsm.errors import HostError
 from fsm.hypervisor.simulated import Denied, Moment, SimulatedWorld
 from fsm.hypervisor.simulated.host import SimulatedHost

@@ -1,0 +1,96 @@
+"""The activity of ``snapshotted``: the bases are copied to the destination, compared and made durable."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fsm.engine.context import Context
+from fsm.engine.plan import Side, Verify
+from fsm.errors import ActionFailed
+from fsm.hypervisor.values import Base
+from fsm.images.base_copy import Throttle, copy_file
+from fsm.images.verify import compare_digests, compare_tables
+
+
+async def copy_bases(context: Context) -> None:
+    """Copy every base, one after another, each over several connections; then compare."""
+    await context.unless_called_off(_in_turn(context))
+    context.outcome["copies_verified"] = True
+
+
+async def _in_turn(context: Context) -> None:
+    async with context.copying:
+        await _copy_bases(context)
+
+
+async def _copy_bases(context: Context) -> None:
+    connector, request = context.hosts.connector, context.request
+    uris = (request.source_uri, request.destination_uri)
+    bases = context.history.bases.bases
+    total_bytes = sum(base.allocated_bytes for base in bases)
+    throttle = Throttle(request.bandwidth_mib_per_s) if request.bandwidth_mib_per_s else None
+    before_bytes = 0
+    not_durable: list[str] = []
+    for base in bases:
+
+        def tell(data_bytes: int, _hole_bytes: int, before_bytes: int = before_bytes) -> None:
+            context.progress("base copy", before_bytes + data_bytes, total_bytes)
+
+        result = await copy_file(
+            connector,
+            *uris,
+            base.path,
+            base.size_bytes,
+            connections=request.connections,
+            throttle=throttle,
+            progress=tell,
+        )
+        before_bytes += result.data_bytes
+        await _expect_unwritten(context, base)
+        if not await _made_durable(context, base):
+            not_durable.append(base.path)
+        if request.verify is Verify.FULL:
+            await compare_digests(
+                connector,
+                *uris,
+                base.path,
+                base.size_bytes,
+                connections=request.connections,
+                throttle=throttle,
+                progress=partial(_tell_verified, context, 2 * base.size_bytes),
+            )
+    # Such a file reaches stable storage with the commit's own flush; the original stays until then.
+    context.outcome["durable_with_commit"] = not_durable
+
+
+async def _expect_unwritten(context: Context, base: Base) -> None:
+    """The base stood still while it was copied: nobody committed into it behind the engine's back."""
+    source = await context.host(Side.SOURCE)
+    found = await source.storage.stat(base.path)
+    if found is None or (base.modified and found.modified != base.modified):
+        raise ActionFailed(
+            "copy-bases",
+            f"{source.uri}: {base.path} was written to while it was copied",
+            retryable=False,
+            remedy="find out who committed into it, or wrote it; then migrate again",
+        )
+
+
+def _tell_verified(context: Context, total_bytes: int, data_bytes: int, hole_bytes: int) -> None:
+    context.progress("verify", data_bytes + hole_bytes, total_bytes)
+
+
+async def _made_durable(context: Context, base: Base) -> bool:
+    """Compare the copy's tables with the original's and make it durable; False where nothing can."""
+    connector, request = context.hosts.connector, context.request
+    uris = (request.source_uri, request.destination_uri)
+    image = await compare_tables(connector, *uris, base.path, base.format)
+    # A raw disk's content is the guest's: no tool may take it for an image. Autoclear features stand for what
+    # qemu-img, which makes durable, would write anew in another place, such as bitmaps.
+    if image is None or image.header.autoclear_features:
+        return False
+    destination = await context.host(Side.DESTINATION)
+    if not await destination.storage.make_durable(base.path):
+        return False
+    await compare_tables(connector, *uris, base.path, base.format)  # qemu-img has had it open
+    return True
