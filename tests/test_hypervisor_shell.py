@@ -1,0 +1,97 @@
+"""Scripts on a host: told from beginning to end, and never left running."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from fsm.errors import HostError, HostUnreachable
+from fsm.hypervisor import shell as module
+from fsm.hypervisor.shell import Shell, default_prefix
+
+HERE = Shell("qemu:///system")
+
+
+async def test_it_tells_what_a_script_prints() -> None:
+    assert await HERE.ask("echo one; printf 'two\\rthree'") == "one\ntwo\nthree"
+
+
+async def test_a_command_in_the_script_cannot_eat_the_rest() -> None:
+    # It reads on until the input ends, and that is only when nobody wants the script any more.
+    async with HERE.running("cat >/dev/null & echo before; kill $!; wait; echo behind") as running:
+        assert [await running.line(10), await running.line(10)] == ["before", "behind"]
+        assert await running.line(10) is None
+
+
+async def test_a_failure_tells_the_last_words() -> None:
+    with pytest.raises(HostError, match="qemu:///system: no such thing"):
+        await HERE.ask("echo no such thing >&2; exit 3")
+    with pytest.raises(HostError, match="exit status 3"):
+        await HERE.ask("exit 3")
+
+
+async def test_a_host_that_says_nothing_counts_as_unreachable() -> None:
+    with pytest.raises(HostUnreachable, match="nothing was heard"):
+        await HERE.ask("cat", timeout_s=0.05)
+
+
+async def test_a_way_that_does_not_exist() -> None:
+    with pytest.raises(HostError, match="no-such-command sh: No such file"):
+        await Shell("qemu+ssh://h/system", ("no-such-command",)).ask("true")
+
+
+async def test_the_script_is_told_to_stop_and_tidies_up(tmp_path: Path) -> None:
+    sign = tmp_path / "tidied"
+    async with HERE.running(f"echo ready; cat >/dev/null; echo > {sign}") as running:
+        assert await running.line(10) == "ready"
+        assert not sign.exists()
+    assert sign.exists()
+
+
+async def test_one_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRACE_S", 0.05)
+    async with HERE.running("trap '' TERM HUP; echo $$; exec 0</dev/null; exec sleep 1000") as running:
+        pid = int(await running.line(10) or 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_cancelled_it_is_ended_too() -> None:
+    pids: list[int] = []
+
+    async def hold() -> None:
+        async with HERE.running("echo $$; cat >/dev/null") as running:
+            pids.append(int(await running.line(10) or 0))
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(hold())
+    async with asyncio.timeout(10):
+        while not pids:
+            await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+async def test_more_than_a_pipe_holds_of_both_outputs() -> None:
+    script = "yes x | head -c 300000 >&2; yes y | head -c 300000; echo; echo end"
+    assert (await HERE.ask(script)).endswith("\nend")
+
+
+@pytest.mark.parametrize(
+    ("uri", "prefix"),
+    [
+        ("qemu:///system", ()),
+        ("qemu+ssh://root@alpha/system", ("ssh", "-T", "-o", "BatchMode=yes", "--", "root@alpha")),
+        ("qemu+ssh://alpha:2222/system", ("ssh", "-T", "-o", "BatchMode=yes", "-p", "2222", "--", "alpha")),
+        ("qemu+tcp://alpha/system", None),
+        ("qemu+tls://alpha/system", None),
+    ],
+)
+def test_the_way_that_a_uri_tells(uri: str, prefix: tuple[str, ...] | None) -> None:
+    assert default_prefix(uri) == prefix
