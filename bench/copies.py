@@ -15,8 +15,10 @@ from bench.guests import Scene, allocated_bytes
 from bench.meter import Meter
 from bench.results import Kind, Run
 from fsm.hypervisor.libvirt import LibvirtConnector
+from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.values import PoolState
 from fsm.images.base_copy import copy_file
+from fsm.images.nbd_copy import NbdRoute, copy_by_nbd, data_ranges
 from fsm.lab import IMAGES, LabError
 from fsm.lab.process import clean_environment, run, wait_until
 
@@ -108,6 +110,21 @@ async def _by_streams(scene: Scene) -> None:
             await host.close()
 
 
+def _nbd_transport(scene: Scene) -> None:
+    source, destination = scene.lab.hosts
+    shells = [Shell(host.uri, host.enter) for host in scene.lab.hosts]
+    route = NbdRoute(shells[0], shells[1], source.address)
+    size_bytes = source.path(BASE).stat().st_size
+
+    async def copy() -> None:
+        ranges = await data_ranges(route.source, BASE)
+        await copy_by_nbd(route, BASE, size_bytes, ranges, over_zeros=True)
+
+    with destination.path(BASE).open("wb") as file:
+        file.truncate(size_bytes)
+    asyncio.run(copy())
+
+
 def _qemu_img(scene: Scene) -> None:
     words = ["-n", "--target-is-zero", "-W", "-m", "8", "-f", "raw", "-O", "raw", _nbd(scene), BASE]
     scene.destination.run(["qemu-img", "convert", *words], timeout=TIMEOUT_S)
@@ -129,6 +146,13 @@ COPIES = (
         "libvirt's storage streams, host to host through this process; connecting and making the file are"
         " included",
         _streams,
+        lambda _: nullcontext(),
+    ),
+    Copy(
+        "fsm nbd",
+        "qemu-nbd and qemu-img started by this process on both hosts; their start is included, and that the"
+        " bytes are written to the disk",
+        _nbd_transport,
         lambda _: nullcontext(),
     ),
     Copy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -41,10 +42,18 @@ class Migration:
     copies_file: bool = False
 
 
-def _fsm(merge: str, scene: Scene) -> None:
+def _fsm(merge: str, scene: Scene, *options: str) -> None:
     command = [sys.executable, "-m", "fsm", "--journal", str(_journal(scene)), "migrate", scene.spec.name]
     uris = ["--from", scene.source.uri, "--to", scene.destination.uri]
-    run([*command, *uris, "--merge", merge], timeout=TIMEOUT_S)
+    run([*command, *uris, "--merge", merge, *options], timeout=TIMEOUT_S)
+
+
+def _fsm_by_nbd(merge: str, scene: Scene) -> None:
+    shells = [
+        f"--{side}-shell={shlex.join(host.enter)}"
+        for side, host in (("source", scene.source), ("destination", scene.destination))
+    ]
+    _fsm(merge, scene, "--transport=nbd", f"--nbd-address={scene.source.address}", *shells)
 
 
 def _journal(scene: Scene) -> Path:
@@ -89,6 +98,18 @@ MIGRATIONS = (
         MIRROR,
         "the same; merge mirror",
         partial(_fsm, "mirror"),
+        keeps_metadata=True,
+    ),
+    Migration(
+        f"{FSM}, nbd",
+        "merge commit; the base straight from host to host, by commands run on both",
+        partial(_fsm_by_nbd, "commit"),
+        keeps_metadata=True,
+    ),
+    Migration(
+        f"{MIRROR}, nbd",
+        "merge mirror; the base in the same way",
+        partial(_fsm_by_nbd, "mirror"),
         keeps_metadata=True,
     ),
     Migration(

@@ -60,22 +60,20 @@ async def test_one_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_cancelled_it_is_ended_too() -> None:
-    pids: list[int] = []
+    started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def hold() -> None:
         async with HERE.running("echo $$; cat >/dev/null") as running:
-            pids.append(int(await running.line(10) or 0))
+            started.set_result(int(await running.line(10) or 0))
             await asyncio.Event().wait()
 
     task = asyncio.create_task(hold())
-    async with asyncio.timeout(10):
-        while not pids:
-            await asyncio.sleep(0)
+    pid = await started
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     with pytest.raises(ProcessLookupError):
-        os.kill(pids[0], 0)
+        os.kill(pid, 0)
 
 
 async def test_more_than_a_pipe_holds_of_both_outputs() -> None:

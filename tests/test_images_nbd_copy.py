@@ -224,3 +224,51 @@ class TestOnTwoHosts:
                 await copy_by_nbd(way, PATH, SIZE_BYTES, ranges, over_zeros=True)
         assert same(files)
         assert commands(lab) == []
+
+    async def test_encrypted_and_only_for_those_who_prove_themselves(
+        self, lab: Lab, files: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        source, destination = lab.hosts
+        kept = "/var/lib/libvirt/images/pki, own"
+        for host in lab.hosts:
+            make_certificates(host.path(kept), source.address, tmp_path)
+        way = evolve(route(lab), tls_directory=kept)
+        ranges = await data_ranges(way.source, PATH)
+        await copy_by_nbd(way, PATH, SIZE_BYTES, ranges, over_zeros=True)
+        assert same(files)
+        (destination.path(kept) / "client-cert.pem").unlink()
+        with pytest.raises(HostError, match=r"TLS|certificate"):
+            await copy_by_nbd(way, PATH, SIZE_BYTES, ranges, over_zeros=True)
+        assert commands(lab) == []
+
+
+def make_certificates(directory: Path, server: str, authority: Path) -> None:
+    """What QEMU wants in a directory of X.509 files; one authority for all of them."""
+    directory.mkdir()
+    if not (authority / "ca-key.pem").exists():
+        request(authority, "ca", "lab", "basicConstraints=critical,CA:TRUE", "keyUsage=keyCertSign")
+        sign(authority, authority, "ca", "ca")
+    for role, name in (("server", server), ("client", "lab-client")):
+        usage = f"extendedKeyUsage={role}Auth"
+        request(directory, role, name, "keyUsage=digitalSignature", usage, f"subjectAltName=IP:{server}")
+        sign(directory, authority, role, role)
+    (directory / "ca-cert.pem").write_bytes((authority / "ca-cert.pem").read_bytes())
+
+
+def request(directory: Path, role: str, name: str, *extensions: str) -> None:
+    (directory / f"{role}.ext").write_text("\n".join(extensions))
+    words = ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
+    openssl(*words, "-keyout", directory / f"{role}-key.pem", "-out", directory / f"{role}.csr")
+
+
+def sign(directory: Path, authority: Path, role: str, extensions: str) -> None:
+    words: list[str | Path] = ["x509", "-req", "-days", "1", "-in", directory / f"{role}.csr"]
+    if directory == authority:
+        words += ["-signkey", directory / "ca-key.pem"]
+    else:
+        words += ["-CA", authority / "ca-cert.pem", "-CAkey", authority / "ca-key.pem", "-CAcreateserial"]
+    openssl(*words, "-extfile", directory / f"{extensions}.ext", "-out", directory / f"{role}-cert.pem")
+
+
+def openssl(*words: str | Path) -> None:
+    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)

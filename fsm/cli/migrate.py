@@ -10,7 +10,7 @@ from fsm.cli.display import Display
 from fsm.cli.drive import drive
 from fsm.engine.engine import Engine
 from fsm.engine.handle import Handle
-from fsm.engine.plan import MergeChoice, Request, Verify
+from fsm.engine.plan import Direct, MergeChoice, Request, Verify
 from fsm.errors import BadInput
 
 
@@ -52,6 +52,35 @@ from fsm.errors import BadInput
     "--connections", type=click.IntRange(1, 64), default=4, help="Connection pairs for the base copy."
 )
 @click.option(
+    "--transport",
+    type=click.Choice(["streams", "nbd"]),
+    default="streams",
+    show_default=True,
+    help="Copy the bases through libvirt alone, or straight from host to host by commands run on both.",
+)
+@click.option(
+    "--source-shell", default="", metavar="COMMAND", help="For nbd: leads to a shell at the source."
+)
+@click.option(
+    "--destination-shell", default="", metavar="COMMAND", help="For nbd: leads to a shell at the destination."
+)
+@click.option(
+    "--nbd-address",
+    default="",
+    metavar="HOST",
+    help="For nbd: the source's address as the destination sees it.",
+)
+@click.option(
+    "--nbd-tls", default="", metavar="DIRECTORY", help="For nbd: encrypt, with QEMU's X.509 files there."
+)
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    metavar="TARGET=PATH",
+    help="For nbd: an older copy at the destination; only what differs is sent.",
+)
+@click.option(
     "--exclude-disk", "exclude_disks", multiple=True, metavar="TARGET", help="Leave this disk alone."
 )
 @click.option("--accept", multiple=True, metavar="CHECK", help="Go on despite this preflight finding.")
@@ -63,9 +92,25 @@ def migrate(context: click.Context, /, storage: str, as_json: bool, **options: A
     if storage != "copy":
         raise BadInput(f"--storage {storage} can't be done yet", remedy="leave it away: the bases are copied")
     words = {"verify": Verify(options["verify"]), "merge": MergeChoice(options["merge"])}
-    request = Request(**{**options, **words})
+    direct = _direct(options)
+    request = Request(**{**options, **words}, direct=direct)
 
     async def begin(engine: Engine, display: Display) -> list[Handle]:
         return [await engine.start(request, on_progress=display.progress, on_record=display.record)]
 
     drive(context, begin, as_json=as_json)
+
+
+def _direct(options: dict[str, Any]) -> Direct | None:
+    """Take the options of the direct copy out of ``options``; None where it is not asked for."""
+    transport = options.pop("transport")
+    names = {"source_shell": "source_shell", "destination_shell": "destination_shell", "seeds": "seeds"}
+    names |= {"nbd_address": "address", "nbd_tls": "tls_directory"}
+    given = {names[option]: value for option in names if (value := options.pop(option))}
+    if transport == "nbd":
+        return Direct(**given)
+    if given:
+        raise BadInput(
+            "shells, --nbd-address, --nbd-tls and --seed are for another transport", remedy="--transport nbd"
+        )
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from fsm.engine.direct import check_direct
 from fsm.engine.plan import Request
 from fsm.errors import BadInput
 from fsm.hypervisor.uris import safe_uri
@@ -26,3 +27,5 @@ def check_request(request: Request) -> None:
         raise BadInput(f"{request.connections} connections: 1 to 64 are possible")
     if request.bandwidth_mib_per_s < 0:
         raise BadInput("the bandwidth can't be negative", remedy="0 means unlimited")
+    if request.direct is not None:
+        check_direct(request, request.direct)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from fsm.engine.context import Context
+from fsm.engine.direct import copy_directly
 from fsm.engine.plan import Side, Verify
 from fsm.errors import ActionFailed
 from fsm.hypervisor.values import Base
@@ -36,16 +37,19 @@ async def _copy_bases(context: Context) -> None:
         def tell(data_bytes: int, _hole_bytes: int, before_bytes: int = before_bytes) -> None:
             context.progress("base copy", before_bytes + data_bytes, total_bytes)
 
-        result = await copy_file(
-            connector,
-            *uris,
-            base.path,
-            base.size_bytes,
-            connections=request.connections,
-            throttle=throttle,
-            progress=tell,
-        )
-        before_bytes += result.data_bytes
+        if request.direct is not None:
+            await copy_directly(context, request.direct, base, context.progress)
+        else:
+            result = await copy_file(
+                connector,
+                *uris,
+                base.path,
+                base.size_bytes,
+                connections=request.connections,
+                throttle=throttle,
+                progress=tell,
+            )
+            before_bytes += result.data_bytes
         await _expect_unwritten(context, base)
         if not await _made_durable(context, base):
             not_durable.append(base.path)

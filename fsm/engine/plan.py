@@ -44,6 +44,32 @@ class MergeChoice(StrEnum):
 
 
 @frozen
+class Direct:
+    """The bases are copied by NBD, straight from host to host, by commands that the engine runs on them.
+
+    ``source_shell`` and ``destination_shell`` are what leads to a shell there, such as ``ssh root@host``;
+    empty: what the host's URI tells. ``address`` is the source's as the destination sees it; empty: the name
+    in the source's URI, else the source's own. ``tls_directory`` holds QEMU's X.509 files on both hosts;
+    empty: the bytes are not encrypted. ``seeds`` are older copies at the destination, as ``TARGET=PATH``:
+    only what differs from them is sent.
+    """
+
+    source_shell: str = ""
+    destination_shell: str = ""
+    address: str = ""
+    tls_directory: str = ""
+    seeds: tuple[str, ...] = ()
+
+    def seed_of(self, target: str) -> str:
+        """The older copy of that disk, empty if there is none."""
+        return next((path for name, _, path in map(_split, self.seeds) if name == target), "")
+
+
+def _split(seed: str) -> tuple[str, str, str]:
+    return seed.partition("=")
+
+
+@frozen
 class Request:
     """One migration as its user asks for it.
 
@@ -51,7 +77,7 @@ class Request:
     as the source host sees it (the same unless given). ``migrate_uri`` names the address for the memory
     stream. ``bandwidth_mib_per_s`` limits what crosses the network; 0 means unlimited. ``exclude_disks``
     names targets to be left alone. ``accept`` names preflight checks whose findings the user takes on
-    himself.
+    himself. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
     ``correlation`` is the caller's own id for this request; every event of the log carries it.
     """
 
@@ -66,6 +92,7 @@ class Request:
     connections: int = 4
     exclude_disks: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
+    direct: Direct | None = None
     correlation: str = ""
 
     def uri(self, side: Side) -> str:

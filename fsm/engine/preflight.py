@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from attrs import define, evolve, field
 
-from fsm.engine import checks, preparation, space
+from fsm.engine import checks, direct, preparation, space
 from fsm.engine.actions import directory_of, put_back
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
@@ -91,6 +91,8 @@ class Inspection:
                 identities = await source.identity(), await destination.identity()
                 self._uuids = identities[0].uuid, identities[1].uuid
                 self.findings += checks.hosts(*identities, self.request)
+                if self.request.direct is not None:
+                    self.findings += await direct.findings(self.request, self.request.direct)
         if source is None:
             return
         facts = await self._domain(source)

@@ -99,8 +99,8 @@ async def copy_by_nbd(
     """Copy ``ranges`` of the source's file ``path`` into the file of that path at the destination.
 
     That file exists and has the original's length, ``size_bytes``. ``over_zeros``: it is known to read as
-    zeros there, so that zeros need not be written. ``bandwidth_mib_per_s`` limits what crosses the network; 0: nothing does. ``progress`` is
-    told of the bytes of data done so far.
+    zeros there, so that zeros need not be written. ``bandwidth_mib_per_s`` limits what crosses the network;
+    0: nothing does. ``progress`` is told of the bytes of data done so far.
 
     What was written is on the storage, but for what its device still holds (``Storage.make_durable``).
 

@@ -1,0 +1,94 @@
+"""Sending only what differs from what the destination has: an older copy, or a copy that was interrupted.
+
+Both hosts digest their file chunk by chunk with tools that every Linux has, side by side; only digests cross
+the network. A chunk counts as equal when its SHA-256 is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Callable, Sequence
+
+from fsm.errors import HostError
+from fsm.hypervisor.shell import Shell
+from fsm.hypervisor.uris import safe_uri
+from fsm.images.nbd_copy import SILENCE_S, NbdRoute, Range
+from fsm.images.transfer import MIB
+
+CHUNK_BYTES = 16 * MIB
+"""What is compared, and sent, as one. Smaller ones would send less and start ``qemu-img`` more often."""
+
+SLOWEST_BYTES_PER_S = 10 * MIB
+"""What a copy within a host is expected to do at the least: it tells nothing until its end."""
+
+Told = Callable[[int], None]
+"""Told how many bytes have been compared so far."""
+
+
+async def plant(shell: Shell, seed: str, path: str, size_bytes: int) -> None:
+    """Make the content of ``seed`` that of the existing file ``path``, which keeps its length and owner.
+
+    Where the file system can, the blocks are shared and nothing is copied. Raises ``HostError``.
+    """
+    paths = shlex.join([seed, path])
+    script = f"""\
+cp --reflink=auto --sparse=auto --no-preserve=all -- {paths} &&
+truncate --no-create --size={size_bytes} -- {shlex.quote(path)}"""
+    await shell.ask(script, timeout_s=SILENCE_S + size_bytes / SLOWEST_BYTES_PER_S)
+
+
+async def differing_ranges(
+    route: NbdRoute, path: str, size_bytes: int, told: Told | None = None
+) -> tuple[Range, ...]:
+    """Where the file of that path at the source and the one at the destination are not equal, in order.
+
+    Raises ``HostError`` and ``HostUnreachable``.
+    """
+    both = [
+        asyncio.ensure_future(_digests(route.source, path, told)),
+        asyncio.ensure_future(_digests(route.destination, path, None)),
+    ]
+    try:
+        one, other = await asyncio.gather(*both)
+    finally:
+        for digesting in both:
+            digesting.cancel()
+        await asyncio.wait(both)
+    expected = -(-size_bytes // CHUNK_BYTES)
+    for shell, found in ((route.source, one), (route.destination, other)):
+        if len(found) != expected:
+            raise HostError(
+                f"{path} has {len(found)} chunks where {expected} were expected: its length is another",
+                host=safe_uri(shell.uri),
+                call="digest",
+            )
+    return tuple(_ranges(one, other, size_bytes))
+
+
+def _ranges(one: Sequence[str], other: Sequence[str], size_bytes: int) -> list[Range]:
+    ranges: list[Range] = []
+    for index, (left, right) in enumerate(zip(one, other, strict=True)):
+        if left == right:
+            continue
+        start = index * CHUNK_BYTES
+        length = min(CHUNK_BYTES, size_bytes - start)
+        last = ranges[-1] if ranges else None
+        if last is not None and last.offset + last.length == start:
+            whole = last.length + length
+            ranges[-1] = Range(last.offset, whole, whole)
+        else:
+            ranges.append(Range(start, length, length))
+    return ranges
+
+
+async def _digests(shell: Shell, path: str, told: Told | None) -> list[str]:
+    script = f"exec split --bytes={CHUNK_BYTES} --filter=sha256sum -- {shlex.quote(path)}"
+    found: list[str] = []
+    async with shell.running(script) as digesting:
+        while (line := await digesting.line(SILENCE_S)) is not None:  # bounded: by the file's end
+            found.append(line.partition(" ")[0])
+            if told is not None:
+                told(len(found) * CHUNK_BYTES)
+        await digesting.end()
+    return found

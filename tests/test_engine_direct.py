@@ -1,0 +1,70 @@
+"""The direct copy's own conditions, as far as they can be told without a host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from fsm.engine.bad_input import check_request
+from fsm.engine.direct import findings, shell
+from fsm.engine.plan import Direct, Request, Side
+from fsm.errors import BadInput
+
+HERE = Request("web", "qemu+ssh://root@beta/system", direct=Direct())
+
+
+def test_the_uris_tell_how_to_reach_a_shell() -> None:
+    check_request(HERE)
+    assert shell(HERE, Direct(), Side.SOURCE).prefix == ()
+    assert shell(HERE, Direct(), Side.DESTINATION).prefix[-1] == "root@beta"
+    assert shell(HERE, Direct(source_shell="a 'b c'"), Side.SOURCE).prefix == ("a", "b c")
+
+
+@pytest.mark.parametrize(
+    ("direct", "message"),
+    [
+        (Direct(seeds=("vda",)), "no TARGET=PATH"),
+        (Direct(seeds=("vda=relative",)), "no TARGET=PATH"),
+        (Direct(seeds=("=/path",)), "no TARGET=PATH"),
+        (Direct(tls_directory="pki"), "no absolute path"),
+        (Direct(source_shell="'"), "is no command"),
+    ],
+)
+def test_what_is_wrong_in_itself(direct: Direct, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        check_request(evolve(HERE, direct=direct))
+
+
+def test_a_uri_that_tells_no_shell() -> None:
+    request = evolve(HERE, destination_uri="qemu+tls://beta/system")
+    with pytest.raises(BadInput, match="does not tell how to run a command there") as caught:
+        check_request(request)
+    assert "--destination-shell" in caught.value.remedy
+    check_request(evolve(request, direct=Direct(destination_shell="ssh beta")))
+
+
+def test_each_seed_has_its_target() -> None:
+    direct = Direct(seeds=("vda=/a=b", "vdb=/c"))
+    assert [direct.seed_of(target) for target in ("vda", "vdb", "vdc")] == ["/a=b", "/c", ""]
+
+
+async def test_missing_tools_and_seeds_are_named(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    direct = Direct(
+        source_shell=f"env PATH={empty}:/bin:/usr/bin",
+        destination_shell=f"/usr/bin/env PATH={empty} /bin/sh -c 'exec /bin/sh -s'",
+        seeds=(f"vda={tmp_path}/no 'seed'",),
+    )
+    found = await findings(HERE, direct)
+    there = [one.message for one in found if one.host == HERE.shown_uri(Side.DESTINATION)]
+    assert there[:2] == ["qemu-img is not installed", "truncate is not installed"]
+    assert there[-1] == f"there is no file {tmp_path}/no 'seed'"
+    assert {one.check for one in found} == {"transport"}
+
+
+async def test_a_shell_that_leads_nowhere_is_a_finding() -> None:
+    found = await findings(HERE, Direct(source_shell="false", destination_shell="no-such-command"))
+    assert [one.message.partition(":")[0] for one in found] == ["no command can be run there"] * 2
