@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,39 @@ from typing import Any
 import click
 import structlog
 
-from fsm.cli.doctor import doctor
 from fsm.cli.exit_codes import ExitCode
-from fsm.cli.guard import guard
-from fsm.cli.journal import list_migrations, show
-from fsm.cli.lab import lab
-from fsm.cli.machine import check, diagram
-from fsm.cli.migrate import migrate
-from fsm.cli.replay import replay
-from fsm.cli.takeover import abort, rescue, resume, retry
 from fsm.errors import BadInput, FsmError, SpecError
+
+COMMANDS = {
+    **dict.fromkeys(("abort", "rescue", "resume", "retry"), "takeover"),
+    **dict.fromkeys(("list", "show"), "journal"),
+    **dict.fromkeys(("check", "diagram"), "machine"),
+    **{name: name for name in ("doctor", "guard", "lab", "migrate", "replay")},
+}
+"""Each command, and the module of this package in which it stands under its own name."""
+
+_FUNCTIONS = {"list": "list_migrations"}
 
 
 class Commands(click.Group):
-    """Turns this package's errors into a sentence on stderr and the exit code that belongs to it."""
+    """Imports the command that is asked for, and no other: a migration is not to wait for the lab's code.
+
+    Turns this package's errors into a sentence on stderr and the exit code that belongs to it.
+    """
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """All of them."""
+        return sorted(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """The one of that name."""
+        if name not in COMMANDS:
+            return None
+        module = import_module(f"fsm.cli.{COMMANDS[name]}")
+        command: click.Command = getattr(module, _FUNCTIONS.get(name, name))
+        # What imports have made lives to the end: looking at it again at the exit took a tenth of a second.
+        gc.freeze()
+        return command
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
@@ -82,12 +103,3 @@ def _configure_log(*, verbose: bool) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-
-COMMANDS = (
-    *(migrate, resume, abort, retry, rescue, doctor),
-    *(list_migrations, show, guard, replay, check, diagram, lab),
-)
-
-for command in COMMANDS:
-    main.add_command(command)
