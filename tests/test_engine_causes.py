@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from fsm.engine import driver
-from fsm.engine.causes import of_trigger
+from fsm.engine.causes import of_trigger, tells_more
 from fsm.engine.plan import Request
 from fsm.errors import HostError
 from fsm.hypervisor.simulated import GuestStopped, Moment
@@ -37,6 +37,23 @@ WAITING = Host(reachable=True, domain=Domain(DomainState.PAUSED, "starting-up"))
 def test_each_way_into_trouble_has_its_words(trigger: str, seen: Observation, words: tuple[str, ...]) -> None:
     cause = of_trigger(trigger, seen, REQUEST, "m1")
     assert all(word in f"{cause.what}; {cause.remedy}" for word in words)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "seen", "more"),
+    [
+        ("lose-sight", Observation(HERE, GONE), True),
+        ("lose-sight", Observation(GONE, HERE), True),
+        ("lose-sight", Observation(HERE, WAITING), True),
+        ("lose-sight", Observation(HERE, HERE), False),
+        ("find-split-brain", Observation(HERE, HERE), True),
+        ("give-up", Observation(GONE, GONE), False),
+    ],
+)
+def test_the_failed_steps_own_words_count_where_the_hosts_show_no_reason(
+    trigger: str, seen: Observation, *, more: bool
+) -> None:
+    assert tells_more(trigger, seen) is more
 
 
 def test_a_foreign_layer_is_named() -> None:

@@ -8,8 +8,7 @@ from fsm.engine import alterations
 from fsm.engine.plan import Request, Side
 from fsm.machine.observation import DomainState, Host, Job, Layer, Observation
 
-# Of these what the hosts show tells more than the error of the step before.
-SEEN_ON_THE_HOSTS = frozenset(("abort", "lose-sight", "find-split-brain", "find-alteration"))
+_SEEN_ON_THE_HOSTS = frozenset(("abort", "find-split-brain", "find-alteration"))
 
 
 @frozen
@@ -18,6 +17,13 @@ class Cause:
 
     what: str
     remedy: str = ""
+
+
+def tells_more(trigger: str, seen: Observation) -> bool:
+    """Whether what the hosts show tells more than the error of the step before."""
+    if trigger == "lose-sight":
+        return not (seen.source.reachable and seen.destination.reachable) or _keeps_waiting(seen.destination)
+    return trigger in _SEEN_ON_THE_HOSTS
 
 
 def of_trigger(trigger: str, seen: Observation, request: Request, migration: str) -> Cause:
@@ -50,8 +56,7 @@ def of_trigger(trigger: str, seen: Observation, request: Request, migration: str
 
 def _lost(sides: dict[Side, Host], request: Request, migration: str) -> Cause:
     gone = [side for side, host in sides.items() if not host.reachable]
-    waiting = sides[Side.DESTINATION].domain
-    if not gone and waiting is not None and waiting.state is DomainState.PAUSED:
+    if not gone and _keeps_waiting(sides[Side.DESTINATION]):
         uri = request.shown_uri(Side.DESTINATION)
         return Cause(
             f"{uri} keeps an instance that waits for a migration which is over",
@@ -67,6 +72,11 @@ def _lost(sides: dict[Side, Host], request: Request, migration: str) -> Cause:
         f"bring it back, then: fsm retry {migration}; "
         f"or, only if it is certain to be off: fsm retry {migration} {fenced}",
     )
+
+
+def _keeps_waiting(destination: Host) -> bool:
+    waiting = destination.domain
+    return waiting is not None and waiting.state is DomainState.PAUSED
 
 
 def _adopted(sides: dict[Side, Host], request: Request, migration: str) -> Cause:

@@ -243,9 +243,9 @@ class Driver:
             return {"cause": "; ".join(f"{finding.host}: {finding.message}" for finding in self.findings)}
         if trigger == "run-short" and self._space is not None and self._space.shortage is not None:
             return {"cause": self._space.shortage.what, "remedy": self._space.shortage.remedy}
-        if self.history.failures > 0 and trigger not in causes.SEEN_ON_THE_HOSTS:
-            return {"cause": self.history.cause, "remedy": self.history.remedy}
         cause = causes.of_trigger(trigger, seen, self.request, self.migration)
+        if self.history.failures > 0 and not causes.tells_more(trigger, seen):
+            return {"cause": self.history.cause, "remedy": self.history.remedy or cause.remedy}
         return {"cause": cause.what, "remedy": cause.remedy}
 
     async def _continue(self, seen: Observation) -> None:
