@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -164,6 +165,13 @@ class Rig:
             for disk in spec.disks:
                 if not disk.empty:
                     host.path(disk.image(spec.name)).unlink(missing_ok=True)
+
+
+def by_nbd(rig: Rig, source: LabHost) -> list[str]:
+    """The options of a migration whose bases go straight from host to host."""
+    shells = {"source": source, "destination": rig.other(source)}
+    words = [f"--{side}-shell={shlex.join(host.enter)}" for side, host in shells.items()]
+    return ["--transport=nbd", f"--nbd-address={source.address}", *words]
 
 
 # What is compared

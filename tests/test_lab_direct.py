@@ -13,6 +13,7 @@ from tests.lab_rig import (
     NEEDS_LAB,
     Event,
     Rig,
+    by_nbd,
     check_kept,
     check_untouched,
     lab_in,
@@ -55,10 +56,6 @@ def shells(source: LabHost, destination: LabHost) -> list[str]:
     ]
 
 
-def options(source: LabHost, destination: LabHost) -> list[str]:
-    return ["--transport=nbd", f"--nbd-address={source.address}", *shells(source, destination)]
-
-
 def most_bytes(events: list[Event], phase: str) -> int:
     told = (one["done_bytes"] for one in events if one["event"] == "progress" and one["phase"] == phase)
     return max(told, default=0)
@@ -71,7 +68,7 @@ def test_nothing_is_lost_by_it(rig: Rig, merge: str) -> None:
     rig.remove_images(destination, WEB)
     before = look(rig, source, WEB)
     with watched(rig, WEB) as watch:
-        done = rig.migrate(WEB.name, source, *options(source, destination), f"--merge={merge}")
+        done = rig.migrate(WEB.name, source, *by_nbd(rig, source), f"--merge={merge}")
     assert done.returncode == COMMITTED, done.stderr
     check_kept(rig, WEB, before, destination, watch.acks)
 
@@ -85,7 +82,7 @@ def test_of_a_seed_only_the_differences_are_sent(rig: Rig) -> None:
     rig.remove_images(destination, WEB)
     before = look(rig, source, WEB)
     try:
-        words = [*options(source, destination), f"--seed=vda={seed}"]
+        words = [*by_nbd(rig, source), f"--seed=vda={seed}"]
         with watched(rig, WEB) as watch, rig.migrating(WEB.name, source, *words) as running:
             code, _ = running.finish()
         assert code == COMMITTED, running.errors.read_text()
@@ -108,7 +105,7 @@ def test_taken_up_again_it_sends_the_rest(rig: Rig) -> None:
         )
 
     with watched(rig, WEB) as watch:
-        words = [*options(source, destination), "--bandwidth=20"]
+        words = [*by_nbd(rig, source), "--bandwidth=20"]
         with rig.migrating(WEB.name, source, *words) as running:
             assert running.until(half), running.events[-5:]
             running.send(signal.SIGKILL)
@@ -140,7 +137,7 @@ def test_what_is_missing_is_found_before_anything_is_touched(rig: Rig) -> None:
     destination = rig.other(source)
     rig.remove_images(destination, WEB)
     before = look(rig, source, WEB)
-    no_seed = rig.migrate(WEB.name, source, *options(source, destination), "--seed=vda=/no/such file")
+    no_seed = rig.migrate(WEB.name, source, *by_nbd(rig, source), "--seed=vda=/no/such file")
     assert no_seed.returncode == REFUSED
     assert "there is no file /no/such file" in no_seed.stderr
     nowhere = ["--transport=nbd", "--source-shell=no-such-command", "--destination-shell=false"]

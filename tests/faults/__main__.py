@@ -32,10 +32,22 @@ WIDTH = 160
     show_default=True,
     help="How the migrations merge.",
 )
+@click.option(
+    "--transport",
+    type=click.Choice(["streams", "nbd"]),
+    default="streams",
+    show_default=True,
+    help="How the bases are copied.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Each cell so often.")
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Every value.")
 def main(
-    states: tuple[str, ...], faults: tuple[str, ...], merge: str, rounds: int, output: Path | None
+    states: tuple[str, ...],
+    faults: tuple[str, ...],
+    merge: str,
+    transport: str,
+    rounds: int,
+    output: Path | None,
 ) -> None:
     """Do every fault in every state, and see that nothing is lost and nothing left behind."""
     if os.geteuid() != 0:
@@ -44,7 +56,7 @@ def main(
         signal.signal(number, _end)
     rows = []
     with Stage(lambda text: click.echo(text, err=True)) as stage:
-        for cell in cells(states, faults, Merge(merge)) * rounds:
+        for cell in cells(states, faults, Merge(merge), transport) * rounds:
             rows.append(stage.run(cell))
             click.echo(line_of(rows[-1]), err=True)
     show(rows, Console(width=None if sys.stdout.isatty() else WIDTH))

@@ -92,11 +92,12 @@ FAULTS = {
 
 @frozen
 class Cell:
-    """One fault in one state of a migration that merges in this way."""
+    """One fault in one state of a migration that merges, and copies its bases, in this way."""
 
     state: str
     fault: Fault
     merge: Merge = Merge.COMMIT
+    transport: str = "streams"
 
     def __str__(self) -> str:
         return f"{self.state}/{self.fault.name}"
@@ -172,11 +173,14 @@ class Cell:
 
 
 def cells(
-    states: tuple[str, ...] = (), faults: tuple[str, ...] = (), merge: Merge = Merge.COMMIT
+    states: tuple[str, ...] = (),
+    faults: tuple[str, ...] = (),
+    merge: Merge = Merge.COMMIT,
+    transport: str = "streams",
 ) -> list[Cell]:
     """The matrix, or the part of it in these states and of these faults; state by state."""
     return [
-        Cell(state, fault, merge)
+        Cell(state, fault, merge, transport)
         for state in STATES
         for fault in FAULTS.values()
         if (not states or state in states) and (not faults or fault.name in faults)

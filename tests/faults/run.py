@@ -35,7 +35,7 @@ from tests.faults.scene import (
     memory_moves,
     new_scene,
 )
-from tests.lab_rig import Event, Rig, Running
+from tests.lab_rig import Event, Rig, Running, by_nbd
 
 RIGHT, WRONG, SKIPPED = "right", "wrong", "skipped"
 TRIES = 3
@@ -185,7 +185,8 @@ def _migrate(cell: Cell, rig: Rig, source: LabHost, story: Story) -> None:
     """Migrate until the command ends, with the fault on the way."""
     point = cell.failpoint
     program = evolve(rig, program=point.program()) if point else rig
-    with program.migrating(WEB.name, source, *SLOW, "--merge", cell.merge) as running:
+    words = [*SLOW, f"--merge={cell.merge}", *(by_nbd(rig, source) if cell.transport == "nbd" else ())]
+    with program.migrating(WEB.name, source, *words) as running:
         place = Place(rig, source, rig.other(source), running)
         with _commit_fails(cell, place):
             _lead_to(cell, running)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tests.faults.cells import Cell
 from tests.faults.run import RIGHT, SKIPPED, Row
 
 TITLES = (
@@ -74,8 +75,12 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def save(rows: Sequence[Row], machine: dict[str, object], path: Path) -> None:
     """Every value, as JSON."""
-    told = [{**asdict(row), "cell": str(row.cell), "merge": row.cell.merge} for row in rows]
+    told = [{**asdict(row), "cell": str(row.cell), **_ways(row.cell)} for row in rows]
     path.write_text(json.dumps({"machine": machine, "rows": told}, indent=1) + "\n", encoding="utf-8")
+
+
+def _ways(cell: Cell) -> dict[str, str]:
+    return {"merge": cell.merge, "transport": cell.transport}
 
 
 def all_right(rows: Sequence[Row]) -> bool:
