@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from attrs import frozen
 
-from fsm.lab import DiskSpec, Guest, GuestSpec, LabHost, SerialWatch, SnapshotSpec
+from fsm.lab import DiskSpec, Guest, GuestSpec, LabHost, SerialWatch, SnapshotSpec, acknowledged
+from fsm.lab.guest import BOOT_TIMEOUT
+from fsm.lab.process import wait_until
 from tests.lab_rig import NEEDS_LAB, Event, Rig, Running, check_at_rest, lab_in, look, part_of, redefine
 
 pytestmark = NEEDS_LAB
@@ -62,10 +64,17 @@ def panic(host: LabHost) -> None:
 
 
 def reboot(host: LabHost) -> None:
-    """What a guest's kernel does: the reset control register. It has booted before it is handed over."""
+    """What a guest's kernel does: the reset control register. It has booted before it is handed over.
+
+    One that is handed over while it boots may hang, and its last writes before the reset may still arrive.
+    """
     host.virsh("migrate-setspeed", "--domain", WEB.name, "--bandwidth", "1")
+    log = Guest(host, WEB.name, WEB).serial_log
+    last = max(ack.boot for ack in acknowledged(log))
     host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", "o /b 0xcf9 6")
-    Guest(host, WEB.name, WEB).wait_for_writes()
+    wait_until(
+        lambda: any(ack.boot > last for ack in acknowledged(log)), timeout=BOOT_TIMEOUT, what="the reboot"
+    )
     host.virsh("migrate-setspeed", "--domain", WEB.name, "--bandwidth", "1000")
 
 
