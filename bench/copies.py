@@ -19,6 +19,7 @@ from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.values import PoolState
 from fsm.images.base_copy import copy_file
 from fsm.images.nbd_copy import NbdRoute, copy_by_nbd, data_ranges
+from fsm.images.transfer import whole_file
 from fsm.lab import IMAGES, LabError
 from fsm.lab.process import clean_environment, run, wait_until
 
@@ -103,7 +104,7 @@ async def _by_streams(scene: Scene) -> None:
     hosts = [await connector.connect(uri) for uri in uris]
     try:
         await hosts[1].storage.create_sparse(BASE, size)
-        await copy_file(connector, *uris, BASE, size)
+        await copy_file(connector, *uris, BASE, whole_file(size))
     finally:
         for host in hosts:
             await host.storage.release(IMAGES, PoolState.NONE)

@@ -18,6 +18,7 @@ from fsm.hypervisor.port import Host
 from fsm.hypervisor.simulated import Denied, GuestStopped, Moment, Pace, SimulatedDisk, SimulatedWorld, key
 from fsm.hypervisor.values import DomainFacts, MigrationRequest, Overlay
 from fsm.images.base_copy import copy_file
+from fsm.images.transfer import whole_file
 from fsm.images.verify import compare_tables
 from fsm.machine.observation import DomainState, Job
 
@@ -56,7 +57,7 @@ async def prepare(world: SimulatedWorld, uuid: str) -> tuple[Overlay, MigrationR
     facts = await source.storage.stat(overlay.base)
     assert facts is not None
     await destination.storage.create_sparse(overlay.base, facts.size_bytes)
-    await copy_file(world, A, B, overlay.base, facts.size_bytes)
+    await copy_file(world, A, B, overlay.base, whole_file(facts.size_bytes))
     await source.forget_snapshots(uuid, [one.name for one in await source.snapshots(uuid)])
     await destination.storage.create_overlay(overlay, facts.capacity_bytes)
     disks = {"vda": (overlay.path, "qcow2")}

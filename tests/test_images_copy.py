@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fsm.errors import BadInput, HostError, HostUnreachable
 from fsm.images import workers
 from fsm.images.base_copy import CopyResult, Throttle, copy_file
-from fsm.images.transfer import CHUNK_BYTES, Chunks
+from fsm.images.transfer import CHUNK_BYTES, Chunks, Range, whole_file
 from tests.test_images_memory import (
     DESTINATION,
     MIB,
@@ -39,7 +39,7 @@ def no_thread_stays() -> Iterator[None]:
 
 async def copy(connector: MemoryConnector, **options: object) -> CopyResult:
     size_bytes = connector.one.files[PATH].size
-    return await copy_file(connector, SOURCE, DESTINATION, PATH, size_bytes, **options)
+    return await copy_file(connector, SOURCE, DESTINATION, PATH, whole_file(size_bytes), **options)
 
 
 def assert_let_go(connector: MemoryConnector) -> None:
@@ -179,7 +179,7 @@ async def test_an_error_that_the_channel_hides_is_raised_all_the_same(
 async def test_an_original_that_ends_early_is_an_error() -> None:
     connector = pair(MemoryFile.random(LARGE_BYTES))
     with pytest.raises(HostError, match=rf"ends at byte {LARGE_BYTES}, before byte {LARGE_BYTES + 1}"):
-        await copy_file(connector, SOURCE, DESTINATION, PATH, LARGE_BYTES + 1)
+        await copy_file(connector, SOURCE, DESTINATION, PATH, whole_file(LARGE_BYTES + 1))
 
 
 async def test_a_gap_in_what_the_host_sends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,16 +316,39 @@ async def test_one_throttle_holds_for_the_sum_of_all_files() -> None:
     assert time.monotonic() - began_s > 0.4
 
 
-@given(
-    st.integers(0, 2000 * CHUNK_BYTES), st.integers(1, 16), st.integers(1, 64).map(lambda n: n * CHUNK_BYTES)
-)
-def test_chunks_cover_a_file_once_in_order(size_bytes: int, sharers: int, largest_bytes: int) -> None:
-    chunks = Chunks(size_bytes, sharers=sharers, largest_bytes=largest_bytes)
-    position = 0
+@st.composite
+def ranges_of_a_file(draw: st.DrawFn) -> list[Range]:
+    """Some ranges that do not touch, the last one perhaps up to an odd end."""
+    ends = sorted(draw(st.sets(st.integers(0, 300), max_size=12)))
+    pairs = list(zip(ends[::2], ends[1::2], strict=False))
+    ranges = [Range(begin * CHUNK_BYTES, (end - begin) * CHUNK_BYTES) for begin, end in pairs]
+    odd = draw(st.integers(0, CHUNK_BYTES))
+    return [*ranges, Range(400 * CHUNK_BYTES, odd)] if odd else ranges
+
+
+@given(ranges_of_a_file(), st.integers(1, 16), st.integers(1, 64).map(lambda n: n * CHUNK_BYTES))
+def test_chunks_cover_their_ranges_once_in_order(
+    ranges: list[Range], sharers: int, largest_bytes: int
+) -> None:
+    chunks = Chunks(ranges, sharers=sharers, largest_bytes=largest_bytes)
+    left = list(ranges)
     while (chunk := chunks.take()) is not None:
-        offset, length = chunk
-        assert offset == position
-        assert offset % CHUNK_BYTES == 0
-        assert 0 < length <= largest_bytes
-        position += length
-    assert position == size_bytes
+        assert chunk.offset == left[0].offset
+        assert chunk.offset % CHUNK_BYTES == 0
+        assert 0 < chunk.length <= min(largest_bytes, left[0].length)
+        assert chunk.end == left[0].end or chunk.length % CHUNK_BYTES == 0
+        rest = left.pop(0).length - chunk.length
+        if rest:
+            left.insert(0, Range(chunk.end, rest))
+    assert left == []
+
+
+@given(ranges_of_a_file(), st.integers(0, 401 * CHUNK_BYTES))
+def test_chunks_that_are_cut_off_end_there(ranges: list[Range], end: int) -> None:
+    chunks = Chunks(ranges, largest_bytes=100 * CHUNK_BYTES)
+    chunks.cut(end)
+    taken = []
+    while (chunk := chunks.take()) is not None:
+        taken.append(chunk)
+    assert sum(one.length for one in taken) == sum(max(0, min(one.end, end) - one.offset) for one in ranges)
+    assert all(one.end <= end for one in taken)

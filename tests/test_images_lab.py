@@ -15,7 +15,7 @@ from fsm.errors import VerificationFailed
 from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.values import PoolState
 from fsm.images.base_copy import Throttle, copy_file
-from fsm.images.transfer import CHUNK_BYTES
+from fsm.images.transfer import CHUNK_BYTES, whole_file
 from fsm.images.verify import compare_digests, compare_tables
 from fsm.lab import Lab
 
@@ -83,7 +83,11 @@ async def test_a_sparse_file_arrives_whole_and_sparse(lab: Lab, files: tuple[Pat
     async with Storages(lab) as storages:
         told: list[tuple[int, int]] = []
         result = await copy_file(
-            storages.connector, *storages.uris, PATH, SIZE_BYTES, progress=lambda *done: told.append(done)
+            storages.connector,
+            *storages.uris,
+            PATH,
+            whole_file(SIZE_BYTES),
+            progress=lambda *done: told.append(done),
         )
         assert digest(copied) == digest(original)
         assert copied.stat().st_blocks == original.stat().st_blocks
@@ -116,7 +120,7 @@ async def test_a_cancelled_copy_leaves_no_thread(lab: Lab, files: tuple[Path, Pa
                 storages.connector,
                 *storages.uris,
                 PATH,
-                SIZE_BYTES,
+                whole_file(SIZE_BYTES),
                 throttle=Throttle(4),
                 progress=lambda *_: begun.set(),
             )
@@ -129,5 +133,5 @@ async def test_a_cancelled_copy_leaves_no_thread(lab: Lab, files: tuple[Path, Pa
             thread for thread in set(threading.enumerate()) - before if thread.name.startswith("copy")
         ] == []
         # Once more from the beginning, over what is there already.
-        await copy_file(storages.connector, *storages.uris, PATH, SIZE_BYTES)
+        await copy_file(storages.connector, *storages.uris, PATH, whole_file(SIZE_BYTES))
         assert digest(files[1]) == digest(files[0])

@@ -10,6 +10,7 @@ from fsm.engine.plan import Side, Verify
 from fsm.errors import ActionFailed
 from fsm.hypervisor.values import Base
 from fsm.images.base_copy import Throttle, copy_file
+from fsm.images.transfer import whole_file
 from fsm.images.verify import compare_digests, compare_tables
 
 
@@ -44,7 +45,7 @@ async def _copy_bases(context: Context) -> None:
                 connector,
                 *uris,
                 base.path,
-                base.size_bytes,
+                whole_file(base.size_bytes),
                 connections=request.connections,
                 throttle=throttle,
                 progress=tell,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 
 from fsm.errors import BadInput, HostError
 from fsm.hypervisor.port import DataChannel, DataSink
@@ -50,35 +51,63 @@ class Throttle:
             stop.wait(delay_s)
 
 
-class Chunks:
-    """Hands out a file's ranges in ascending order, each once, to any number of threads.
+@frozen
+class Range:
+    """A part of a file. It begins at a multiple of ``CHUNK_BYTES``, and ends at one or where the file ends.
 
-    Ranges start at multiples of ``CHUNK_BYTES``. They are as long as ``largest_bytes`` while much is left and
-    get shorter towards the end, so that all of ``sharers`` finish at about the same time.
+    ``filled`` names stretches, offset and length, in which a copy of the file may hold data already.
     """
 
-    def __init__(self, size_bytes: int, *, sharers: int = 1, largest_bytes: int = CHUNK_BYTES) -> None:
-        self._next = 0
-        self._end = size_bytes
+    offset: int
+    length: int
+    filled: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.offset + self.length
+
+
+def whole_file(size_bytes: int) -> tuple[Range, ...]:
+    """All of a file as ranges: an empty one has none."""
+    return (Range(0, size_bytes),) if size_bytes else ()
+
+
+class Chunks:
+    """Hands out ranges of a file in their order, each byte once, to any number of threads.
+
+    They are cut at multiples of ``CHUNK_BYTES``: as long as ``largest_bytes`` while much is left and shorter
+    towards the end, so that all of ``sharers`` finish at about the same time.
+    """
+
+    def __init__(
+        self, ranges: Sequence[Range], *, sharers: int = 1, largest_bytes: int = CHUNK_BYTES
+    ) -> None:
+        self._ranges = deque(ranges)
         self._shares = 2 * sharers
         self._largest_bytes = largest_bytes
+        self._left_bytes = sum(one.length for one in ranges)
         self._lock = threading.Lock()
 
-    def take(self) -> tuple[int, int] | None:
-        """Offset and length of the next range; None when there is none."""
+    def take(self) -> Range | None:
+        """The next range; None when there is none."""
         with self._lock:
-            left_bytes = self._end - self._next
-            if left_bytes <= 0:
+            if not self._ranges:
                 return None
-            length = min(left_bytes // self._shares, self._largest_bytes) // CHUNK_BYTES * CHUNK_BYTES
-            length = min(max(length, CHUNK_BYTES), left_bytes)
-            offset, self._next = self._next, self._next + length
-            return offset, length
+            first = self._ranges.popleft()
+            length = min(self._left_bytes // self._shares, self._largest_bytes) // CHUNK_BYTES * CHUNK_BYTES
+            length = min(max(length, CHUNK_BYTES), first.length)
+            self._left_bytes -= length
+            if rest := first.length - length:
+                self._ranges.appendleft(evolve(first, offset=first.offset + length, length=rest))
+            return evolve(first, length=length)
 
     def cut(self, end: int) -> None:
-        """Hand out nothing that starts at ``end`` or behind it."""
+        """Hand out nothing that lies at ``end`` or behind it."""
         with self._lock:
-            self._end = min(self._end, end)
+            kept = [one for one in self._ranges if one.offset < end]
+            self._ranges = deque(evolve(one, length=min(one.length, end - one.offset)) for one in kept)
+            self._left_bytes = sum(one.length for one in self._ranges)
 
 
 class Tally:
@@ -97,7 +126,7 @@ class Tally:
             self.data_bytes += data_bytes
             self.hole_bytes += hole_bytes
 
-    def tell(self) -> None:
+    async def tell(self) -> None:
         """Tell the sums if they changed since the last call; from the event loop only."""
         with self._lock:
             now = (self.data_bytes, self.hole_bytes)

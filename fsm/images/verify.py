@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable
-from functools import lru_cache
 
 from attrs import define, field, frozen
 
@@ -13,11 +11,10 @@ from fsm.errors import ImageCorrupt, VerificationFailed
 from fsm.hypervisor.port import Connector
 from fsm.hypervisor.uris import safe_uri
 from fsm.images.base_copy import CONNECTIONS
+from fsm.images.digests import STRONG, Digester
 from fsm.images.qcow2 import Image, read_image
-from fsm.images.transfer import CHUNK_BYTES, MIB, Chunks, Progress, Reading, Tally, Throttle
+from fsm.images.transfer import CHUNK_BYTES, MIB, Chunks, Progress, Reading, Tally, Throttle, whole_file
 from fsm.images.workers import Worker, run_workers
-
-_ZEROS = memoryview(bytes(MIB))
 
 
 @frozen
@@ -153,9 +150,9 @@ async def compare_digests(
         reading = Reading(worker, worker.open(connector, uri), uri, path, tally, throttle)
         while (chunk := job.chunks[side].take()) is not None:  # bounded by the file's size
             worker.check()
-            hasher = _Hasher()
-            reading.into(hasher, *chunk)
-            job.put(side, chunk[0], hasher.digest())
+            hasher = Digester(STRONG)
+            reading.into(hasher, chunk.offset, chunk.length)
+            job.put(side, chunk.offset, hasher.digest())
 
     count = 2 * max(1, min(connections, -(-size_bytes // CHUNK_BYTES))) if size_bytes else 0
     if count:
@@ -176,7 +173,8 @@ class _DigestJob:
     _lock: threading.Lock = field(factory=threading.Lock)
 
     def __attrs_post_init__(self) -> None:
-        self.chunks = (Chunks(self.size_bytes), Chunks(self.size_bytes))
+        whole = whole_file(self.size_bytes)
+        self.chunks = (Chunks(whole), Chunks(whole))
 
     def put(self, side: int, offset: int, digest: bytes) -> None:
         with self._lock:
@@ -248,46 +246,3 @@ class _Collector:
 
     def hole(self, _offset: int, length: int) -> None:
         self.parts.append(bytes(length))
-
-
-class _Hasher:
-    """A sink that digests; holes count as zeros, and a range that is one hole costs nothing."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._zero_bytes = 0  # not hashed yet
-        self._began = False
-
-    def data(self, _offset: int, chunk: bytes) -> None:
-        self._hash_zeros()
-        self._began = True
-        self._hash.update(chunk)
-
-    def hole(self, _offset: int, length: int) -> None:
-        self._zero_bytes += length
-
-    def digest(self) -> bytes:
-        if not self._began:
-            return _digest_of_zeros(self._zero_bytes)
-        self._hash_zeros()
-        return self._hash.digest()
-
-    def _hash_zeros(self) -> None:
-        if self._zero_bytes:
-            self._began = True
-            for zeros in _zeros(self._zero_bytes):
-                self._hash.update(zeros)
-            self._zero_bytes = 0
-
-
-def _zeros(length: int) -> Iterable[memoryview]:
-    for done in range(0, length, len(_ZEROS)):
-        yield _ZEROS[: length - done]
-
-
-@lru_cache(maxsize=16)
-def _digest_of_zeros(length: int) -> bytes:
-    zeros = hashlib.sha256()
-    for part in _zeros(length):
-        zeros.update(part)
-    return zeros.digest()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -148,10 +148,12 @@ class _Crew:
             worker.close()
 
 
-async def run_workers(count: int, work: Work, *, name: str, tick: Callable[[], None] | None = None) -> None:
+async def run_workers(
+    count: int, work: Work, *, name: str, tick: Callable[[], Awaitable[None]] | None = None
+) -> None:
     """Run ``work`` in ``count`` threads and return when all have ended.
 
-    ``tick`` is called on the event loop from time to time and once at the end; what it raises stops the job.
+    ``tick`` is awaited on the event loop from time to time and once at the end; what it raises stops the job.
     The first error of any worker stops the others and is raised here. On return, on an error and on a cancel
     no thread is left, except one whose call outlives its host's keepalive (``GIVE_UP_S``): a daemon thread.
     """
@@ -161,7 +163,7 @@ async def run_workers(count: int, work: Work, *, name: str, tick: Callable[[], N
         while crew.pending:  # bounded by the workers' own end
             await asyncio.wait(crew.pending, timeout=TICK_S if tick else None)
             if tick:
-                tick()
+                await tick()
     finally:
         await crew.wind_up()
     if crew.error is not None:
