@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsm.errors import HostError
+from fsm.images import resumption
 from fsm.images.base_copy import CopyResult, copy_file
 from fsm.images.blocks import Block
 from fsm.images.resumption import Continued, Copied, Stretch, covered_bytes, go_on, stretches_of
@@ -135,6 +136,8 @@ async def test_one_that_dies_within_a_block_copies_that_block_again(nth: int, co
     assert len(kept) < BLOCKS
     continued = await copying.go_on()
     assert continued.kept_bytes == copying.data_bytes(kept)
+    written = copying.connector.two.files[PATH].pages
+    assert written.keys() <= copying.connector.one.files[PATH].pages.keys(), "it does not stay sparse"
 
 
 @pytest.mark.parametrize("block", [0, 2, 3])
@@ -175,6 +178,11 @@ async def test_nothing_of_another_file_shows_through() -> None:
     await copying.begin(dies_at=12)
     copying.connector.two.files[PATH] = MemoryFile.random(SIZE_BYTES, 0.1, seed=2)
     assert (await copying.go_on()).kept_bytes == 0
+
+
+async def test_however_scattered_another_files_data_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resumption, "MOST_FILLED", 3)
+    await test_nothing_of_another_file_shows_through()
 
 
 async def test_an_original_of_another_content_is_not_asked_about_what_is_kept() -> None:

@@ -106,6 +106,8 @@ def _show_summary(header: Header, history: History) -> None:
     if history.plan is not None:
         plan = history.plan
         click.echo(f"merge {plan.merge}" + (f": {plan.merge_reason}" if plan.merge_reason else ""))
+    if history.kept_bytes:
+        click.echo(f"kept {history.kept_bytes >> 20} MiB of an interrupted copy")
     if history.cause and header.state != "committed":
         click.echo(f"cause: {history.cause}")
     if history.remedy and header.state != "committed":

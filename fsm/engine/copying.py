@@ -7,10 +7,9 @@ from functools import partial
 from fsm.engine.context import Context
 from fsm.engine.direct import copy_directly
 from fsm.engine.plan import Side, Verify
+from fsm.engine.streams import copy_by_streams, limit
 from fsm.errors import ActionFailed
 from fsm.hypervisor.values import Base
-from fsm.images.base_copy import Throttle, copy_file
-from fsm.images.transfer import whole_file
 from fsm.images.verify import compare_digests, compare_tables
 
 
@@ -30,27 +29,20 @@ async def _copy_bases(context: Context) -> None:
     uris = (request.source_uri, request.destination_uri)
     bases = context.history.bases.bases
     total_bytes = sum(base.allocated_bytes for base in bases)
-    throttle = Throttle(request.bandwidth_mib_per_s) if request.bandwidth_mib_per_s else None
+    throttle = limit(request)
     before_bytes = 0
     not_durable: list[str] = []
     for base in bases:
 
         def tell(data_bytes: int, _hole_bytes: int, before_bytes: int = before_bytes) -> None:
-            context.progress("base copy", before_bytes + data_bytes, total_bytes)
+            # A host may give more than it has allocated, and what has to be copied again counts twice.
+            context.progress("base copy", min(before_bytes + data_bytes, total_bytes), total_bytes)
 
+        await _expect_unwritten(context, base)
         if request.direct is not None:
             await copy_directly(context, request.direct, base, context.progress)
         else:
-            result = await copy_file(
-                connector,
-                *uris,
-                base.path,
-                whole_file(base.size_bytes),
-                connections=request.connections,
-                throttle=throttle,
-                progress=tell,
-            )
-            before_bytes += result.data_bytes
+            before_bytes += await copy_by_streams(context, base, throttle, tell)
         await _expect_unwritten(context, base)
         if not await _made_durable(context, base):
             not_durable.append(base.path)
@@ -69,7 +61,7 @@ async def _copy_bases(context: Context) -> None:
 
 
 async def _expect_unwritten(context: Context, base: Base) -> None:
-    """The base stood still while it was copied: nobody committed into it behind the engine's back."""
+    """The base stands still while it is copied: nobody commits into it behind the engine's back."""
     source = await context.host(Side.SOURCE)
     found = await source.storage.stat(base.path)
     if found is None or (base.modified and found.modified != base.modified):

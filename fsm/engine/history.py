@@ -6,13 +6,14 @@ come to different facts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import evolve, field, frozen
 
 from fsm.engine.plan import Bases, Plan, PoolBefore, Rescued, Side
-from fsm.journal.records import Phase, Record, Step, converter
+from fsm.images.resumption import Stretch, covered_bytes
+from fsm.journal.records import Data, Phase, Record, Step, converter
 from fsm.machine.observation import Activity, Engine, Merge, Preflight
 from fsm.machine.spec import RetryPolicy
 
@@ -24,6 +25,8 @@ class History:
     ``failures`` counts failed steps since the state was entered or last made progress; ``retries`` the times
     that ``stuck`` was left. ``created`` holds the destination files that this migration made. ``given_up``
     names the snapshots in overlays that may go with them: their loss was accepted, or they were ``rescued``.
+    ``copied`` are the parts of each copy that were finished, by the file's path. ``kept_bytes`` were found at
+    the destination when the copies were continued last.
     """
 
     state: str
@@ -48,6 +51,8 @@ class History:
     plan: Plan | None = None
     pools: tuple[PoolBefore, ...] = ()
     bases: Bases = field(factory=Bases)
+    copied: Mapping[str, tuple[Stretch, ...]] = field(factory=dict)
+    kept_bytes: int = 0
 
     def after(self, record: Record) -> History:
         """The facts once ``record`` has been written."""
@@ -130,11 +135,23 @@ class History:
             changes["plan"] = converter.structure(data["plan"], Plan)
         if "bases" in data:
             changes["bases"] = converter.structure(data["bases"], Bases)
+            changes["copied"] = {}  # those were other bases
+        if "copied" in data:
+            changes |= self._with_copied(data["copied"])
+        if "kept_bytes" in data:
+            changes["kept_bytes"] = int(data["kept_bytes"])
         if "rescued" in data:
             rescued = tuple(converter.structure(data["rescued"], list[Rescued]))
             changes["rescued"] = (*self.rescued, *rescued)
             changes["given_up"] = self.given_up | {one.name for one in rescued}
         return evolve(self, **changes)
+
+    def _with_copied(self, data: Data) -> dict[str, Any]:
+        """What is new counts as progress: as a file has an end, failures can't be forgiven for ever."""
+        new = converter.structure(data, dict[str, tuple[Stretch, ...]])
+        copied = {**self.copied, **{path: (*self.copied.get(path, ()), *new[path]) for path in new}}
+        grown = any(covered_bytes(copied[path]) > covered_bytes(self.copied.get(path, ())) for path in new)
+        return {"copied": copied, "failures": 0 if grown else self.failures}
 
     def facts(self, retry: RetryPolicy, *, overdue: bool, retry_due: bool, space_short: bool) -> Engine:
         """The engine's half of an observation; the arguments come from the clock and the space watch."""

@@ -8,7 +8,7 @@ block is read back at the destination before it is relied on. The original is no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
@@ -20,6 +20,9 @@ from fsm.images.blocks import Block, BlockDigest, Blocks
 from fsm.images.digests import QUICK
 from fsm.images.transfer import CHUNK_BYTES, Chunks, Progress, Range, Reading, Tally, Throttle
 from fsm.images.workers import Worker, run_workers
+
+MOST_FILLED = 64
+"""Stretches of data told apart in one block; further ones count as one with the holes between them."""
 
 _DIGEST_CHARACTERS = 2 * len(QUICK().digest())
 
@@ -117,18 +120,17 @@ async def go_on(copied: Copied, known: Iterable[Stretch], copy: Copy, progress: 
     digests = _digests(known, copied.size_bytes)
     sums = _Sums(progress)
     unknown = set(range(0, copied.size_bytes, CHUNK_BYTES)) - digests.keys()
-    gaps = _joined(seen.range for seen in await _look(copied, _ranges(unknown, copied.size_bytes)))
+    gaps = _joined(seen.range for seen in await _look(copied, _ranges(unknown, copied.size_bytes), {}))
     try:
         async with asyncio.TaskGroup() as group:
             rest = group.create_task(copy(gaps, sums.part()))
-            look = group.create_task(_look(copied, _ranges(digests, copied.size_bytes), sums.part()))
+            look = group.create_task(_look(copied, _ranges(digests, copied.size_bytes), digests, sums.part()))
     except ExceptionGroup as errors:  # the first one ended the other
         raise errors.exceptions[0] from None
-    kept = [seen for seen in look.result() if seen.block.digest == digests[seen.block.offset]]
-    wrong = [seen.range for seen in look.result() if seen.block.digest != digests[seen.block.offset]]
+    wrong = [seen.range for seen in look.result() if not seen.is_right]
     again = await copy(_joined(wrong), sums.part())
     data_bytes = rest.result().data_bytes + again.data_bytes
-    return Continued(data_bytes, sum(seen.block.data_bytes for seen in kept))
+    return Continued(data_bytes, sum(seen.block.data_bytes for seen in look.result() if seen.is_right))
 
 
 def _digests(known: Iterable[Stretch], size_bytes: int) -> dict[int, str]:
@@ -178,18 +180,21 @@ class _Sums:
 
 @frozen
 class _Seen:
-    """A block as the destination has it, and where in it there is data."""
+    """A block as the destination has it, whether it is as it was sent, and where in another there is data."""
 
     block: Block
-    filled: tuple[tuple[int, int], ...]
+    is_right: bool
+    filled: tuple[tuple[int, int], ...] = ()
 
     @property
     def range(self) -> Range:
         return Range(self.block.offset, self.block.length, self.filled)
 
 
-async def _look(copied: Copied, ranges: Sequence[Range], progress: Progress | None = None) -> list[_Seen]:
-    """Read these ranges at the destination, block by block."""
+async def _look(
+    copied: Copied, ranges: Sequence[Range], digests: Mapping[int, str], progress: Progress | None = None
+) -> list[_Seen]:
+    """Read these ranges at the destination, block by block; ``digests`` of what was sent, by offset."""
     size_bytes = sum(one.length for one in ranges)
     count = max(1, min(copied.connections, -(-size_bytes // CHUNK_BYTES))) if size_bytes else 0
     chunks = Chunks(ranges, sharers=count, largest_bytes=LARGEST_CHUNK_BYTES)
@@ -201,7 +206,9 @@ async def _look(copied: Copied, ranges: Sequence[Range], progress: Progress | No
         reading = Reading(worker, channel, copied.uri, copied.path, tally, copied.throttle)
         while (chunk := chunks.take()) is not None:  # bounded by the file's size
             worker.check()
-            blocks = Blocks(chunk, lambda offset, length: _Look(BlockDigest(offset, length), seen))
+            blocks = Blocks(
+                chunk, lambda offset, length: _Look(BlockDigest(offset, length), digests.get(offset), seen)
+            )
             reading.into(blocks, chunk.offset, chunk.length)
 
     if count:
@@ -215,19 +222,23 @@ class _Look:
     """A sink that notes one block. Appending to a list is safe from any thread."""
 
     _digest: BlockDigest
+    _sent: str | None
     _seen: list[_Seen]
     _filled: list[tuple[int, int]] = field(factory=list, init=False)
 
     def data(self, offset: int, chunk: bytes) -> None:
         self._digest.data(offset, chunk)
-        at, length = self._filled[-1] if self._filled else (offset, 0)
-        if at + length == offset and self._filled:
-            self._filled[-1] = (at, length + len(chunk))
+        end = offset + len(chunk)
+        at, length = self._filled[-1] if self._filled else (0, 0)
+        if self._filled and (at + length == offset or len(self._filled) == MOST_FILLED):
+            self._filled[-1] = (at, end - at)
         else:
-            self._filled.append((offset, len(chunk)))
+            self._filled.append((offset, end - offset))
 
     def hole(self, offset: int, length: int) -> None:
         self._digest.hole(offset, length)
 
     def end(self) -> None:
-        self._seen.append(_Seen(self._digest.block(), tuple(self._filled)))
+        block = self._digest.block()
+        is_right = block.digest == self._sent
+        self._seen.append(_Seen(block, is_right, () if is_right else tuple(self._filled)))

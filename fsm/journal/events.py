@@ -39,6 +39,7 @@ PUBLIC_DATA = {
     "warning": "what may go wrong, and what to do",
     "pools": "how directories were covered by storage pools before",
     "created": "files made at the destination",
+    "kept_bytes": "bytes of interrupted copies that were found at the destination and kept",
     "copies_verified": "all copies are made and compared",
     "durable_with_commit": "copies that reach stable storage with the commit's end only",
     "committed_bytes": "bytes that the commit has merged",
