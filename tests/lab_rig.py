@@ -123,11 +123,17 @@ class Rig:
         """Begin to migrate to the other host, and have the events. ``states`` names another machine."""
         machine = ("--states", states) if states else ()
         uris = ("--from", source.uri, "--to", self.other(source).uri)
+        with self.running(*machine, "migrate", *uris, "--json", *options, "--", domain) as running:
+            yield running
+
+    @contextmanager
+    def running(self, *words: str) -> Iterator[Running]:
+        """Begin a command that tells JSON lines, and have the events."""
         errors = self.lab.directory / "fsm.stderr"
         with (
             errors.open("w", encoding="utf-8") as stderr,
             subprocess.Popen(
-                self.command(*machine, "migrate", *uris, "--json", *options, "--", domain),
+                self.command(*words),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
