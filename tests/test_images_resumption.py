@@ -207,8 +207,9 @@ async def test_progress_ends_at_the_whole() -> None:
 
 @pytest.mark.parametrize("side", ["one", "two"])
 async def test_an_error_of_either_half_ends_both(side: str) -> None:
-    copying = Copying()
+    copying = Copying(connections=1)
     await copying.begin(dies_at=12)
+    assert copying.remembered()
     host = getattr(copying.connector, side)
     error = host.error("broken")
 
