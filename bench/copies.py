@@ -18,7 +18,7 @@ from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.values import PoolState
 from fsm.images.base_copy import copy_file
-from fsm.images.nbd_copy import NbdRoute, copy_by_nbd, data_ranges
+from fsm.images.nbd_copy import NbdRoute, copy_by_nbd, data_pieces
 from fsm.images.transfer import whole_file
 from fsm.lab import IMAGES, LabError
 from fsm.lab.process import clean_environment, run, wait_until
@@ -118,8 +118,8 @@ def _nbd_transport(scene: Scene) -> None:
     size_bytes = source.path(BASE).stat().st_size
 
     async def copy() -> None:
-        ranges = await data_ranges(route.source, BASE)
-        await copy_by_nbd(route, BASE, size_bytes, ranges, over_zeros=True)
+        pieces = await data_pieces(route.source, BASE)
+        await copy_by_nbd(route, BASE, size_bytes, pieces, over_zeros=True)
 
     with destination.path(BASE).open("wb") as file:
         file.truncate(size_bytes)

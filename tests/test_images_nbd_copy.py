@@ -1,4 +1,4 @@
-"""The copy by NBD: which ranges there are, and between two real hosts whole, sparse and without leftovers."""
+"""The copy by NBD: which pieces there are, and between two real hosts whole, sparse and without leftovers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fsm.errors import HostError, HostUnreachable
 from fsm.hypervisor.shell import Shell
 from fsm.images import nbd_copy
-from fsm.images.nbd_copy import PIECE_BYTES, NbdRoute, Range, copy_by_nbd, data_ranges
+from fsm.images.nbd_copy import PIECE_BYTES, NbdRoute, Piece, copy_by_nbd, data_pieces
 from fsm.lab import Lab
 from tests.lab_rig import lab_in
 
@@ -107,12 +107,12 @@ class TestOnTwoHosts:
         self, lab: Lab, files: tuple[Path, Path], *, everywhere: bool
     ) -> None:
         way = evolve(route(lab), everywhere=everywhere)
-        ranges = await data_ranges(way.source, PATH)
-        data_bytes = sum(one.data_bytes for one in ranges)
+        pieces = await data_pieces(way.source, PATH)
+        data_bytes = sum(one.data_bytes for one in pieces)
         assert DATA_BYTES <= data_bytes <= DATA_BYTES + 8192  # whole blocks
         told: list[int] = []
         await copy_by_nbd(
-            way, PATH, SIZE_BYTES, ranges, over_zeros=True, progress=lambda data, _holes: told.append(data)
+            way, PATH, SIZE_BYTES, pieces, over_zeros=True, progress=lambda data, _holes: told.append(data)
         )
         assert same(files)
         assert files[1].stat().st_blocks <= files[0].stat().st_blocks + 16  # whole blocks
@@ -124,9 +124,9 @@ class TestOnTwoHosts:
         self, lab: Lab, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(nbd_copy, "PIECE_BYTES", 8 * MIB + 512)
-        ranges = await data_ranges(route(lab).source, PATH)
-        assert len(ranges) == 5
-        await copy_by_nbd(route(lab), PATH, SIZE_BYTES, ranges, over_zeros=True)
+        pieces = await data_pieces(route(lab).source, PATH)
+        assert len(pieces) == 5
+        await copy_by_nbd(route(lab), PATH, SIZE_BYTES, pieces, over_zeros=True)
         assert same(files)
 
     async def test_what_stands_there_already_is_overwritten_with_zeros_too(
@@ -134,26 +134,26 @@ class TestOnTwoHosts:
     ) -> None:
         with files[1].open("r+b") as file:
             file.write(b"x" * SIZE_BYTES)
-        await copy_by_nbd(route(lab), PATH, SIZE_BYTES, [Range(0, SIZE_BYTES, DATA_BYTES)], over_zeros=False)
+        await copy_by_nbd(route(lab), PATH, SIZE_BYTES, [Piece(0, SIZE_BYTES, DATA_BYTES)], over_zeros=False)
         assert same(files)
 
     async def test_a_limit_holds(self, lab: Lab, files: tuple[Path, Path]) -> None:
-        ranges = await data_ranges(route(lab).source, PATH)
+        pieces = await data_pieces(route(lab).source, PATH)
         began = asyncio.get_running_loop().time()
-        await copy_by_nbd(route(lab), PATH, SIZE_BYTES, ranges, over_zeros=True, bandwidth_mib_per_s=20)
+        await copy_by_nbd(route(lab), PATH, SIZE_BYTES, pieces, over_zeros=True, bandwidth_mib_per_s=20)
         # 36 MiB take 1.8 s; a burst of a tenth of a second is let pass, and one buffer.
         assert asyncio.get_running_loop().time() - began > 1.2
         assert same(files)
 
     async def test_cancelled_it_leaves_nothing_that_runs(self, lab: Lab, files: tuple[Path, Path]) -> None:
         moves = asyncio.Event()
-        ranges = await data_ranges(route(lab).source, PATH)
+        pieces = await data_pieces(route(lab).source, PATH)
         copying = asyncio.create_task(
             copy_by_nbd(
                 route(lab),
                 PATH,
                 SIZE_BYTES,
-                ranges,
+                pieces,
                 over_zeros=True,
                 bandwidth_mib_per_s=5,
                 progress=lambda _data, _holes: moves.set(),
@@ -186,7 +186,7 @@ class TestOnTwoHosts:
         self, lab: Lab, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(nbd_copy, "SILENCE_S", 2.0)
-        ranges = await data_ranges(route(lab).source, PATH)
+        pieces = await data_pieces(route(lab).source, PATH)
 
         def cut(_data: int, _holes: int) -> None:
             lab.cut()
@@ -194,7 +194,7 @@ class TestOnTwoHosts:
         try:
             with pytest.raises(HostUnreachable, match="nothing was heard"):
                 await copy_by_nbd(
-                    route(lab), PATH, SIZE_BYTES, ranges, over_zeros=True, bandwidth_mib_per_s=5, progress=cut
+                    route(lab), PATH, SIZE_BYTES, pieces, over_zeros=True, bandwidth_mib_per_s=5, progress=cut
                 )
         finally:
             lab.mend()
@@ -202,10 +202,10 @@ class TestOnTwoHosts:
 
     async def test_no_such_file(self, lab: Lab, files: tuple[Path, Path]) -> None:
         with pytest.raises(HostError, match="No such file"):
-            await data_ranges(route(lab).source, f"{PATH}.no")
+            await data_pieces(route(lab).source, f"{PATH}.no")
         files[1].unlink()
         with pytest.raises(HostError, match="No such file"):
-            await copy_by_nbd(route(lab), PATH, SIZE_BYTES, [Range(0, MIB, MIB)], over_zeros=True)
+            await copy_by_nbd(route(lab), PATH, SIZE_BYTES, [Piece(0, MIB, MIB)], over_zeros=True)
         assert not files[1].exists()
         assert commands(lab) == []
 
@@ -215,13 +215,13 @@ class TestOnTwoHosts:
         way = route(lab)
         monkeypatch.setattr(nbd_copy, "PORTS", range(50000, 50000 + nbd_copy._ATTEMPTS))
         hold = nbd_copy._export_script(way, PATH, "other", 50000)
-        ranges = await data_ranges(way.source, PATH)
+        pieces = await data_pieces(way.source, PATH)
         async with way.source.running(hold) as held:
             assert await held.line(20) == "ready"
-            await copy_by_nbd(way, PATH, SIZE_BYTES, ranges, over_zeros=True)
+            await copy_by_nbd(way, PATH, SIZE_BYTES, pieces, over_zeros=True)
             monkeypatch.setattr(nbd_copy, "PORTS", [50000] * nbd_copy._ATTEMPTS)
             with pytest.raises(HostError, match="no free port among 50000"):
-                await copy_by_nbd(way, PATH, SIZE_BYTES, ranges, over_zeros=True)
+                await copy_by_nbd(way, PATH, SIZE_BYTES, pieces, over_zeros=True)
         assert same(files)
         assert commands(lab) == []
 
@@ -233,12 +233,12 @@ class TestOnTwoHosts:
         for host in lab.hosts:
             make_certificates(host.path(kept), source.address, tmp_path)
         way = evolve(route(lab), tls_directory=kept)
-        ranges = await data_ranges(way.source, PATH)
-        await copy_by_nbd(way, PATH, SIZE_BYTES, ranges, over_zeros=True)
+        pieces = await data_pieces(way.source, PATH)
+        await copy_by_nbd(way, PATH, SIZE_BYTES, pieces, over_zeros=True)
         assert same(files)
         (destination.path(kept) / "client-cert.pem").unlink()
         with pytest.raises(HostError, match=r"TLS|certificate"):
-            await copy_by_nbd(way, PATH, SIZE_BYTES, ranges, over_zeros=True)
+            await copy_by_nbd(way, PATH, SIZE_BYTES, pieces, over_zeros=True)
         assert commands(lab) == []
 
 

@@ -13,7 +13,7 @@ from fsm.errors import HostError
 from fsm.hypervisor.shell import Shell
 from fsm.images import seed as module
 from fsm.images.nbd_copy import NbdRoute
-from fsm.images.seed import CHUNK_BYTES, differing_ranges, plant
+from fsm.images.seed import CHUNK_BYTES, differing_pieces, plant
 
 HERE = Shell("qemu:///system")
 ROUTE = NbdRoute(HERE, HERE, "127.0.0.1")
@@ -22,15 +22,15 @@ ROUTE = NbdRoute(HERE, HERE, "127.0.0.1")
 @given(st.lists(st.booleans(), min_size=1), st.integers(1, CHUNK_BYTES))
 def test_the_ranges_cover_what_differs_and_nothing_else(equal: list[bool], last_bytes: int) -> None:
     size_bytes = (len(equal) - 1) * CHUNK_BYTES + last_bytes
-    ranges = module._ranges(["x"] * len(equal), ["x" if one else "y" for one in equal], size_bytes)
+    pieces = module._differing(["x"] * len(equal), ["x" if one else "y" for one in equal], size_bytes)
     covered = {
         chunk
-        for one in ranges
+        for one in pieces
         for chunk in range(one.offset // CHUNK_BYTES, -(-(one.offset + one.length) // CHUNK_BYTES))
     }
     assert covered == {index for index, one in enumerate(equal) if not one}
-    assert all(one.offset % CHUNK_BYTES == 0 and one.data_bytes == one.length for one in ranges)
-    assert all(one.offset + one.length <= size_bytes for one in ranges)
+    assert all(one.offset % CHUNK_BYTES == 0 and one.data_bytes == one.length for one in pieces)
+    assert all(one.offset + one.length <= size_bytes for one in pieces)
 
 
 async def test_only_the_chunk_that_was_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ async def test_only_the_chunk_that_was_changed(monkeypatch: pytest.MonkeyPatch, 
     # Both hosts have one path for it, so on one machine a link has to stand for the other host.
     chroot = Shell("qemu+ssh://other/system", ("sh", "-c", f"mv {other} '{one}'; sh -s"))
     other.write_bytes(one.read_bytes()[:8192] + b"changed" + one.read_bytes()[8199:])
-    same = await differing_ranges(ROUTE, str(one), 4 * 4096 + 100, told.append)
+    same = await differing_pieces(ROUTE, str(one), 4 * 4096 + 100, told.append)
     assert same == ()
     assert told == [4096 * count for count in range(1, 6)]
     digests = await module._digests(HERE, str(one), None)
@@ -58,7 +58,7 @@ async def test_a_file_of_another_length_is_not_compared(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x")
     with pytest.raises(HostError, match="has 1 chunks where 2 were expected"):
-        await differing_ranges(ROUTE, str(path), CHUNK_BYTES + 1)
+        await differing_pieces(ROUTE, str(path), CHUNK_BYTES + 1)
 
 
 @pytest.mark.parametrize("seed_bytes", [10, 5000, 9000])

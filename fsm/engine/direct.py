@@ -12,8 +12,8 @@ from fsm.engine.plan import Direct, Request, Side
 from fsm.errors import ActionFailed, BadInput, HostError
 from fsm.hypervisor.shell import Shell, default_prefix
 from fsm.hypervisor.values import Base
-from fsm.images.nbd_copy import NbdRoute, Range, copy_by_nbd, data_ranges
-from fsm.images.seed import differing_ranges, plant
+from fsm.images.nbd_copy import NbdRoute, Piece, copy_by_nbd, data_pieces
+from fsm.images.seed import differing_pieces, plant
 
 Tell = Callable[[str, int, int], None]
 """Told a phase, and how many bytes of how many are done in it."""
@@ -82,8 +82,8 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
     route = await _route(context, direct)
     for side, way in ((Side.SOURCE, route.source), (Side.DESTINATION, route.destination)):
         await _expect_same_file(context, side, way, base.path)
-    ranges, is_empty = await _ranges(context, direct, route, base, tell)
-    total_bytes = sum(one.data_bytes for one in ranges)
+    pieces, is_empty = await _pieces_to_send(context, direct, route, base, tell)
+    total_bytes = sum(one.data_bytes for one in pieces)
 
     def progress(data_bytes: int, _hole_bytes: int) -> None:
         tell("base copy", data_bytes, total_bytes)
@@ -92,30 +92,30 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
         route,
         base.path,
         base.size_bytes,
-        ranges,
+        pieces,
         over_zeros=is_empty,
         bandwidth_mib_per_s=context.request.bandwidth_mib_per_s,
         progress=progress,
     )
 
 
-async def _ranges(
+async def _pieces_to_send(
     context: Context, direct: Direct, route: NbdRoute, base: Base, tell: Tell
-) -> tuple[tuple[Range, ...], bool]:
+) -> tuple[tuple[Piece, ...], bool]:
     """What is to be sent, and whether it goes into an empty file."""
     there = await (await context.host(Side.DESTINATION)).storage.stat(base.path)
     is_empty = there is not None and there.allocated_bytes == 0
     overlays = context.planned.overlays
     seed = next((direct.seed_of(one.target) for one in overlays if one.base == base.path), "")
     if is_empty and not seed:
-        return await data_ranges(route.source, base.path), True
+        return await data_pieces(route.source, base.path), True
     if is_empty:
         await plant(route.destination, seed, base.path, base.size_bytes)
 
     def compared(done_bytes: int) -> None:
         tell("compare", min(done_bytes, base.size_bytes), base.size_bytes)
 
-    return await differing_ranges(route, base.path, base.size_bytes, compared), False
+    return await differing_pieces(route, base.path, base.size_bytes, compared), False
 
 
 async def _route(context: Context, direct: Direct) -> NbdRoute:

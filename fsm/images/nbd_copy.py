@@ -37,7 +37,7 @@ _IN_USE = "Address already in use"
 
 
 @frozen
-class Range:
+class Piece:
     """Bytes of a file that are copied in one go; ``data_bytes`` of them are data, the others hole."""
 
     offset: int
@@ -61,8 +61,8 @@ class NbdRoute:
     tls_directory: str = ""
 
 
-async def data_ranges(shell: Shell, path: str) -> tuple[Range, ...]:
-    """The file's data as ranges of about ``PIECE_BYTES`` each, in order, with the holes between them.
+async def data_pieces(shell: Shell, path: str) -> tuple[Piece, ...]:
+    """The file's data as pieces of about ``PIECE_BYTES`` each, in order, with the holes between them.
 
     Holes of the file are left out where a range begins or ends. Raises ``HostError``.
     """
@@ -72,17 +72,17 @@ async def data_ranges(shell: Shell, path: str) -> tuple[Range, ...]:
     return tuple(_pieces(extents))
 
 
-def _pieces(extents: Sequence[tuple[int, int]]) -> list[Range]:
-    pieces: list[Range] = []
+def _pieces(extents: Sequence[tuple[int, int]]) -> list[Piece]:
+    pieces: list[Piece] = []
     for start, length in extents:
         taken_bytes = 0
         while taken_bytes < length:  # bounded: each turn takes at least a byte of the extent
             if not pieces or pieces[-1].data_bytes >= PIECE_BYTES:
-                pieces.append(Range(start + taken_bytes, 0, 0))
+                pieces.append(Piece(start + taken_bytes, 0, 0))
             last = pieces[-1]
             more_bytes = min(length - taken_bytes, PIECE_BYTES - last.data_bytes)
             taken_bytes += more_bytes
-            pieces[-1] = Range(last.offset, start + taken_bytes - last.offset, last.data_bytes + more_bytes)
+            pieces[-1] = Piece(last.offset, start + taken_bytes - last.offset, last.data_bytes + more_bytes)
     return pieces
 
 
@@ -90,13 +90,13 @@ async def copy_by_nbd(
     route: NbdRoute,
     path: str,
     size_bytes: int,
-    ranges: Sequence[Range],
+    pieces: Sequence[Piece],
     *,
     over_zeros: bool,
     bandwidth_mib_per_s: int = 0,
     progress: Progress | None = None,
 ) -> None:
-    """Copy ``ranges`` of the source's file ``path`` into the file of that path at the destination.
+    """Copy ``pieces`` of the source's file ``path`` into the file of that path at the destination.
 
     That file exists and has the original's length, ``size_bytes``. ``over_zeros``: it is known to read as
     zeros there, so that zeros need not be written. ``bandwidth_mib_per_s`` limits what crosses the network;
@@ -107,26 +107,26 @@ async def copy_by_nbd(
     Raises ``HostError`` when a command fails, ``HostUnreachable`` when a host or the link falls silent. On
     return, on an error and on a cancel neither host is left with a command that runs.
     """
-    if not ranges:
+    if not pieces:
         return
     name = secrets.token_hex(8)  # whatever else may listen at that port has another name
     async with _export(route, path, name) as port:
         words = _Copying(route, path, size_bytes, name, port, over_zeros, bandwidth_mib_per_s)
-        async with route.destination.running(words.script(ranges)) as copying:
-            await _follow(copying, ranges, progress)
+        async with route.destination.running(words.script(pieces)) as copying:
+            await _follow(copying, pieces, progress)
             await copying.end()
 
 
-async def _follow(copying: Running, ranges: Sequence[Range], progress: Progress | None) -> None:
+async def _follow(copying: Running, pieces: Sequence[Piece], progress: Progress | None) -> None:
     """Tell the progress; ``HostUnreachable`` when there is none for too long."""
     done_bytes, index = 0, 0
     while (line := await copying.line(SILENCE_S)) is not None:  # bounded: the script's end, or silence
-        if line == "done" and index < len(ranges):
-            done_bytes += ranges[index].data_bytes
+        if line == "done" and index < len(pieces):
+            done_bytes += pieces[index].data_bytes
             index += 1
             now_bytes = done_bytes
-        elif (percent := _PERCENT.search(line)) and index < len(ranges):
-            now_bytes = done_bytes + int(ranges[index].data_bytes * float(percent[1]) / 100)
+        elif (percent := _PERCENT.search(line)) and index < len(pieces):
+            now_bytes = done_bytes + int(pieces[index].data_bytes * float(percent[1]) / 100)
         else:
             continue
         if progress is not None:
@@ -198,12 +198,12 @@ class _Copying:
     over_zeros: bool
     bandwidth_mib_per_s: int
 
-    def script(self, ranges: Sequence[Range]) -> str:
+    def script(self, pieces: Sequence[Piece]) -> str:
         """Copies range after range, says "done" behind each, and stops when its input ends.
 
         Whole blocks are written, so the last one may have made the file longer.
         """
-        pieces = "\n".join(f"run {shlex.join(self._command(one))}" for one in ranges)
+        lines = "\n".join(f"run {shlex.join(self._command(one))}" for one in pieces)
         return f"""\
 exec 3<&0 </dev/null
 trap 'kill "$job" 2>/dev/null; exit 1' HUP INT TERM
@@ -213,10 +213,10 @@ exec 3<&-
 trap 'kill $watch 2>/dev/null; fit' EXIT
 fit() {{ truncate --no-create --size={self.size_bytes} -- {shlex.quote(self.path)}; }}
 run() {{ "$@" & job=$!; wait "$job" || exit; echo done; }}
-{pieces}
+{lines}
 fit"""
 
-    def _command(self, one: Range) -> list[str]:
+    def _command(self, one: Piece) -> list[str]:
         # Out of order and several at once, as ``qemu-img``'s manual advises for what is not compressed. By
         # cache mode "none" the copy does not fill the page cache that guests need, and is on the storage.
         words = ["qemu-img", "convert", "-p", "-n", "-W", "-m", "8", "-t", "none"]
@@ -234,7 +234,7 @@ fit"""
         return [*words, *(_part(file, one, self.size_bytes) for file in (source, target))]
 
 
-def _part(file: dict[str, object], one: Range, size_bytes: int) -> str:
+def _part(file: dict[str, object], one: Piece, size_bytes: int) -> str:
     part: dict[str, object] = {"driver": "raw", "offset": one.offset, "file": file}
     if one.offset + one.length < size_bytes:
         part["size"] = one.length  # to the end it is left out: QEMU takes multiples of 512 alone

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from fsm.errors import HostError
 from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.uris import safe_uri
-from fsm.images.nbd_copy import SILENCE_S, NbdRoute, Range
+from fsm.images.nbd_copy import SILENCE_S, NbdRoute, Piece
 from fsm.images.transfer import MIB
 
 CHUNK_BYTES = 16 * MIB
@@ -38,9 +38,9 @@ truncate --no-create --size={size_bytes} -- {shlex.quote(path)}"""
     await shell.ask(script, timeout_s=SILENCE_S + size_bytes / SLOWEST_BYTES_PER_S)
 
 
-async def differing_ranges(
+async def differing_pieces(
     route: NbdRoute, path: str, size_bytes: int, told: Told | None = None
-) -> tuple[Range, ...]:
+) -> tuple[Piece, ...]:
     """Where the file of that path at the source and the one at the destination are not equal, in order.
 
     Raises ``HostError`` and ``HostUnreachable``.
@@ -63,23 +63,23 @@ async def differing_ranges(
                 host=safe_uri(shell.uri),
                 call="digest",
             )
-    return tuple(_ranges(one, other, size_bytes))
+    return tuple(_differing(one, other, size_bytes))
 
 
-def _ranges(one: Sequence[str], other: Sequence[str], size_bytes: int) -> list[Range]:
-    ranges: list[Range] = []
+def _differing(one: Sequence[str], other: Sequence[str], size_bytes: int) -> list[Piece]:
+    pieces: list[Piece] = []
     for index, (left, right) in enumerate(zip(one, other, strict=True)):
         if left == right:
             continue
         start = index * CHUNK_BYTES
         length = min(CHUNK_BYTES, size_bytes - start)
-        last = ranges[-1] if ranges else None
+        last = pieces[-1] if pieces else None
         if last is not None and last.offset + last.length == start:
             whole = last.length + length
-            ranges[-1] = Range(last.offset, whole, whole)
+            pieces[-1] = Piece(last.offset, whole, whole)
         else:
-            ranges.append(Range(start, length, length))
-    return ranges
+            pieces.append(Piece(start, length, length))
+    return pieces
 
 
 async def _digests(shell: Shell, path: str, told: Told | None) -> list[str]:
