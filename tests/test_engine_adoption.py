@@ -290,7 +290,8 @@ async def test_copies_that_nobody_vouches_for_are_left_and_named(lost: Lost) -> 
     """The marker does not say that they were made; only one that holds nothing at all is known for ours."""
     await lost.marked(bases=(), snapshots="")
     copy = "/var/lib/libvirt/images/web-vda.qcow2"
-    assert copy in lost.simulation.world.files(DESTINATION)
+    with lost.simulation.world.changing() as state:
+        files.write(state, state.hosts[DESTINATION], copy, 0, b"something")
     result = await _adopt(lost.engine)
     assert result is not None
     assert result.state == "rolled-back"
