@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import time
@@ -12,9 +13,14 @@ from typing import Self
 import attrs
 
 from fsm.lab import Lab, LabError, LabHost
+from fsm.lab.process import all_pids, wait_until
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 """The unit of /proc/PID/stat."""
+
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
+_PARENT_FIELD, _USED_FIELDS = 1, slice(11, 15)
+ORPHANS_END_S = 30.0
 
 
 @attrs.frozen
@@ -29,6 +35,8 @@ class Meter:
     """Counts from the ``with`` statement's beginning to its end.
 
     ``own_cpu`` counts this process's work as the command's; otherwise only that of the commands it runs.
+    Those that a command leaves behind count as well, such as the server of ``qemu-nbd --fork``: meanwhile
+    this process inherits them, and it waits for their end, which is not part of the seconds.
     """
 
     def __init__(self, lab: Lab, *, own_cpu: bool = False) -> None:
@@ -38,6 +46,8 @@ class Meter:
         self.sent_bytes = 0
 
     def __enter__(self) -> Self:
+        self._inherited_before = _inherit_orphans(True)
+        self._children = _children()
         hosts, sent = self._of_hosts()
         self._before = _Counters(time.monotonic(), self._command_cpu_s(), hosts, sent)
         return self
@@ -47,6 +57,9 @@ class Meter:
     ) -> None:
         before = self._before
         self.seconds = time.monotonic() - before.seconds
+        _inherit_orphans(self._inherited_before)
+        for orphan in _children() - self._children:
+            _await_end(orphan)
         self.command_cpu_s = self._command_cpu_s() - before.command_cpu_s
         hosts, sent = self._of_hosts()
         self.hosts_cpu_s = hosts - before.hosts_cpu_s
@@ -74,9 +87,37 @@ def _stat(pid: int) -> str:
 
 def cpu_ticks(stat: str) -> int:
     """Ticks of a process and its ended children, from /proc/PID/stat; 0 for one that is gone."""
+    return sum(map(int, _fields(stat)[_USED_FIELDS]))
+
+
+def _fields(stat: str) -> list[str]:
     # The command name stands in parentheses and may itself contain some, so count from the last one.
-    fields = stat.rpartition(")")[2].split()
-    return sum(map(int, fields[11:15]))
+    return stat.rpartition(")")[2].split()
+
+
+def _inherit_orphans(inherit: bool) -> bool:  # noqa: FBT001  # a truth value that the kernel keeps
+    """Whether this process inherits what its descendants leave behind from now on; what it did before."""
+    libc, before = ctypes.CDLL(None, use_errno=True), ctypes.c_int()
+    if (
+        libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0) != 0
+        or libc.prctl(_PR_SET_CHILD_SUBREAPER, int(inherit), 0, 0, 0) != 0
+    ):
+        raise LabError(f"prctl: {os.strerror(ctypes.get_errno())}")
+    return bool(before.value)
+
+
+def _children() -> set[int]:
+    parents = ((pid, _fields(_stat(pid))) for pid in all_pids())
+    return {pid for pid, fields in parents if fields and int(fields[_PARENT_FIELD]) == os.getpid()}
+
+
+def _await_end(child: int) -> None:
+    """Have the kernel count it among this process's ended children."""
+    wait_until(
+        lambda: os.waitpid(child, os.WNOHANG)[0] == child,
+        timeout=ORPHANS_END_S,
+        what=f"the end of process {child}, left behind by a command",
+    )
 
 
 def _sent_bytes(host: LabHost) -> int:

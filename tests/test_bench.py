@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 from attrs import evolve
@@ -19,7 +20,7 @@ from bench.copies import BASE, COPIES
 from bench.copies import measure as measure_copy
 from bench.figures import Spread, compared, order, spread
 from bench.guests import Scene, guest_spec
-from bench.meter import cpu_ticks, sent_bytes
+from bench.meter import Meter, cpu_ticks, sent_bytes
 from bench.migrations import FSM, MIGRATIONS, MIRROR, VIRSH
 from bench.phases import END, START, by_state, phases
 from bench.results import Kind, Results, Run, save
@@ -227,6 +228,16 @@ def test_a_contender_says_what_it_lacks() -> None:
 def test_the_guest_has_what_was_asked_for() -> None:
     (disk,) = guest_spec(48, 12).disks
     assert (disk.size_mib, disk.data_mib) == (48, 12)
+
+
+def test_what_a_command_leaves_behind_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Meter, "_of_hosts", lambda _: (0.0, 0))
+    work = "i = 0\nwhile i < 3000000:\n    i += 1"
+    script = f"{sys.executable} -c '{work}' >/dev/null 2>&1 &"
+    with Meter(cast(Lab, None)) as meter:
+        subprocess.run(["sh", "-c", script], check=True)
+    # In clock ticks, since a busy machine makes it wait, but not work less.
+    assert meter.command_cpu_s >= 0.05
 
 
 def command(*words: str | int | Path) -> list[str]:
