@@ -11,21 +11,49 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from attrs import frozen
 
-from bench.guests import Scene, allocated_bytes
+from bench.guests import allocated_bytes
 from bench.meter import Meter
-from bench.results import Kind, Run
+from bench.results import Kind, Run, Where
+from bench.sameness import expect_same
 from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.values import PoolState
 from fsm.images.base_copy import copy_file
 from fsm.images.nbd_copy import NbdRoute, copy_by_nbd, data_pieces
 from fsm.images.transfer import whole_file
-from fsm.lab import IMAGES, LabError
+from fsm.lab import IMAGES, Lab, LabError, LabHost
 from fsm.lab.process import clean_environment, run, wait_until
 
-BASE = f"{IMAGES}/bench-base.qcow2"
 NBD_PORT = 10809
 TIMEOUT_S = 900.0
+
+
+@frozen
+class Base:
+    """A file of the source, to be copied to the same path at the destination."""
+
+    lab: Lab
+    path: str
+
+    @property
+    def source(self) -> LabHost:
+        """Where it is."""
+        return self.lab.hosts[0]
+
+    @property
+    def destination(self) -> LabHost:
+        """Where it is to go."""
+        return self.lab.hosts[1]
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length, holes included."""
+        return self.source.path(self.path).stat().st_size
+
+    def make_empty_copy(self) -> None:
+        """At the destination: one hole of its size."""
+        with self.destination.path(self.path).open("wb") as file:
+            file.truncate(self.size_bytes)
 
 
 @frozen
@@ -34,8 +62,8 @@ class Copy:
 
     name: str
     moves: str
-    act: Callable[[Scene], None]
-    around: Callable[[Scene], AbstractContextManager[None]]
+    act: Callable[[Base], None]
+    around: Callable[[Base], AbstractContextManager[None]]
     needs: str = "cp"
     copies_file: bool = False
 
@@ -48,151 +76,131 @@ class Copy:
         )
 
 
-def make_base(scene: Scene) -> None:
-    """Keep the image of a guest that is not running any more: with data, snapshots and saved memory."""
-    try:
-        scene.make()
-        scene.source.virsh("destroy", scene.spec.name)
-        run(
-            [
-                "cp",
-                "--sparse=always",
-                "--reflink=never",
-                *(str(scene.source.path(one)) for one in (scene.image, BASE)),
-            ]
-        )
-    finally:
-        scene.discard()
-
-
 @contextmanager
-def _export(scene: Scene) -> Iterator[None]:
+def _export(base: Base) -> Iterator[None]:
     """The base as raw bytes, read-only, by NBD from the source; an empty file of its size to take it."""
-    target = scene.destination.path(BASE)
-    with target.open("wb") as file:
-        file.truncate(scene.source.path(BASE).stat().st_size)
-    export = ["--read-only", "--persistent", "--shared=8", "--format=raw", "--bind", scene.source.address]
-    command = [*scene.source.enter, "qemu-nbd", *export, "--port", str(NBD_PORT), BASE]
+    base.make_empty_copy()
+    export = ["--read-only", "--persistent", "--shared=8", "--format=raw", "--bind", base.source.address]
+    command = [*base.source.enter, "qemu-nbd", *export, "--port", str(NBD_PORT), base.path]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as server:
         try:
-            wait_until(lambda: _answers(scene), timeout=20, what="qemu-nbd at the source")
+            wait_until(lambda: _answers(base), timeout=20, what="qemu-nbd at the source")
             yield
         finally:
             server.kill()
 
 
-def _answers(scene: Scene) -> bool:
+def _answers(base: Base) -> bool:
     try:
-        run(["qemu-img", "info", _nbd(scene)])
+        run(["qemu-img", "info", _nbd(base)])
     except LabError:
         return False
     return True
 
 
-def _nbd(scene: Scene) -> str:
-    return f"nbd://{scene.source.address}:{NBD_PORT}"
+def _nbd(base: Base) -> str:
+    return f"nbd://{base.source.address}:{NBD_PORT}"
 
 
-def _streams(scene: Scene) -> None:
-    asyncio.run(_by_streams(scene))
+def _streams(base: Base) -> None:
+    asyncio.run(_by_streams(base))
 
 
-async def _by_streams(scene: Scene) -> None:
+async def _by_streams(base: Base) -> None:
     connector = LibvirtConnector()
-    uris = (scene.source.uri, scene.destination.uri)
-    size = scene.source.path(BASE).stat().st_size
+    uris = (base.source.uri, base.destination.uri)
     hosts = [await connector.connect(uri) for uri in uris]
     try:
-        await hosts[1].storage.create_sparse(BASE, size)
-        await copy_file(connector, *uris, BASE, whole_file(size))
+        await hosts[1].storage.create_sparse(base.path, base.size_bytes)
+        await copy_file(connector, *uris, base.path, whole_file(base.size_bytes))
     finally:
         for host in hosts:
             await host.storage.release(IMAGES, PoolState.NONE)
             await host.close()
 
 
-def _nbd_transport(scene: Scene) -> None:
-    source, destination = scene.lab.hosts
-    shells = [Shell(host.uri, host.enter) for host in scene.lab.hosts]
-    route = NbdRoute(shells[0], shells[1], source.address)
-    size_bytes = source.path(BASE).stat().st_size
+def _nbd_transport(base: Base) -> None:
+    shells = [Shell(host.uri, host.enter) for host in base.lab.hosts]
+    route = NbdRoute(shells[0], shells[1], base.source.address)
 
     async def copy() -> None:
-        pieces = await data_pieces(route.source, BASE)
-        await copy_by_nbd(route, BASE, size_bytes, pieces, over_zeros=True)
+        pieces = await data_pieces(route.source, base.path)
+        await copy_by_nbd(route, base.path, base.size_bytes, pieces, over_zeros=True)
 
-    with destination.path(BASE).open("wb") as file:
-        file.truncate(size_bytes)
+    base.make_empty_copy()
     asyncio.run(copy())
 
 
-def _qemu_img(scene: Scene) -> None:
-    words = ["-n", "--target-is-zero", "-W", "-m", "8", "-f", "raw", "-O", "raw", _nbd(scene), BASE]
-    scene.destination.run(["qemu-img", "convert", *words], timeout=TIMEOUT_S)
+def _qemu_img(base: Base) -> None:
+    words = ["-n", "--target-is-zero", "-W", "-m", "8", "-f", "raw", "-O", "raw", _nbd(base), base.path]
+    base.destination.run(["qemu-img", "convert", *words], timeout=TIMEOUT_S)
 
 
-def _nbdcopy(scene: Scene) -> None:
-    scene.destination.run(["nbdcopy", "--destination-is-zero", _nbd(scene), BASE], timeout=TIMEOUT_S)
+def _nbdcopy(base: Base) -> None:
+    base.destination.run(["nbdcopy", "--destination-is-zero", _nbd(base), base.path], timeout=TIMEOUT_S)
 
 
-def _cp(scene: Scene) -> None:
-    files = [str(host.path(BASE)) for host in scene.lab.hosts]
+def _cp(base: Base) -> None:
+    files = [str(host.path(base.path)) for host in base.lab.hosts]
     run(["cp", "--sparse=always", "--reflink=never", "--", *files], timeout=TIMEOUT_S)
 
 
-REFERENCE = "qemu-img over NBD"
+STREAMS = "fsm streams"
+NBD = "fsm nbd"
+QEMU_IMG = "qemu-img over NBD"
+NBDCOPY = "nbdcopy"
+CP = "cp"
 COPIES = (
     Copy(
-        "fsm streams",
+        STREAMS,
         "libvirt's storage streams, host to host through this process; connecting and making the file are"
         " included",
         _streams,
         lambda _: nullcontext(),
     ),
     Copy(
-        "fsm nbd",
+        NBD,
         "qemu-nbd and qemu-img started by this process on both hosts; their start is included, and that the"
         " bytes are written to the disk",
         _nbd_transport,
         lambda _: nullcontext(),
     ),
     Copy(
-        REFERENCE,
+        QEMU_IMG,
         "qemu-nbd at the source, qemu-img convert -n at the destination, raw bytes; the server's start is not"
         " counted",
         _qemu_img,
         _export,
         needs="qemu-nbd",
     ),
-    Copy("nbdcopy", "qemu-nbd at the source, nbdcopy at the destination", _nbdcopy, _export, needs="nbdcopy"),
+    Copy(NBDCOPY, "qemu-nbd at the source, nbdcopy at the destination", _nbdcopy, _export, needs="nbdcopy"),
     Copy(
-        "cp", "cp --sparse=always on this machine, no network", _cp, lambda _: nullcontext(), copies_file=True
+        CP, "cp --sparse=always on this machine, no network", _cp, lambda _: nullcontext(), copies_file=True
     ),
 )
 
 
-def measure(copy: Copy, scene: Scene, *, round_number: int, place: int) -> Run:
+def measure(copy: Copy, base: Base, where: Where) -> Run:
     """One copy of the base. Raises ``LabError`` when a byte of it differs."""
-    original, copied = (host.path(BASE) for host in scene.lab.hosts)
-    source_bytes = allocated_bytes(scene.source, BASE)
+    original, copied = (host.path(base.path) for host in base.lab.hosts)
+    source_bytes = allocated_bytes(base.source, base.path)
     try:
         os.sync()
         load_average = os.getloadavg()[0]
-        with copy.around(scene), Meter(scene.lab, own_cpu=True) as meter:
-            copy.act(scene)
-        run(["cmp", "--", str(original), str(copied)], timeout=TIMEOUT_S)
+        with copy.around(base), Meter(base.lab, own_cpu=True) as meter:
+            copy.act(base)
+        expect_same(original, copied)
         return Run(
             contender=copy.name,
             kind=Kind.BASE_COPY,
-            round=round_number,
-            place=place,
+            where=where,
             seconds=meter.seconds,
             command_cpu_s=meter.command_cpu_s,
             hosts_cpu_s=meter.hosts_cpu_s,
             sent_bytes=meter.sent_bytes,
             copied_bytes=source_bytes if copy.copies_file else 0,
             source_image_bytes=source_bytes,
-            destination_image_bytes=allocated_bytes(scene.destination, BASE),
+            destination_image_bytes=allocated_bytes(base.destination, base.path),
             load_average=load_average,
         )
     finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 from bench.results import Run
 
@@ -28,22 +28,26 @@ def order(contenders: Sequence[T], round_number: int) -> list[T]:
 
 @frozen
 class Spread:
-    """What was measured in all rounds, in short. ``ratio`` is the median by the reference's median."""
+    """What was measured in all rounds, in short.
+
+    ``ratios`` has the name of a reference -> the median by the reference's median.
+    """
 
     median: float
     lowest: float
     highest: float
-    ratio: float | None = None
+    ratios: Mapping[str, float] = field(factory=dict)
 
 
-def spread(values: Iterable[float], reference: Iterable[float] = ()) -> Spread | None:
-    """The spread of ``values``; None when there are none. No ratio without a reference above zero."""
-    measured, others = list(values), list(reference)
+def spread(values: Iterable[float], references: Mapping[str, Iterable[float]] | None = None) -> Spread | None:
+    """The spread of ``values``; None when there are none. No ratio to a reference that is not above zero."""
+    measured = list(values)
     if not measured:
         return None
     middle = median(measured)
-    base = median(others) if others else 0.0
-    return Spread(middle, min(measured), max(measured), middle / base if base > 0 else None)
+    others = {name: list(found) for name, found in (references or {}).items()}
+    ratios = {name: middle / median(found) for name, found in others.items() if found and median(found) > 0}
+    return Spread(middle, min(measured), max(measured), ratios)
 
 
 Metric = Callable[[Run], float | None]
@@ -55,6 +59,7 @@ def values_of(runs: Iterable[Run], contender: str, metric: Metric) -> list[float
     return [value for value in found if value is not None]
 
 
-def compared(runs: Sequence[Run], contender: str, reference: str, metric: Metric) -> Spread | None:
-    """The spread of one number of a contender, with its ratio to the reference's."""
-    return spread(values_of(runs, contender, metric), values_of(runs, reference, metric))
+def compared(runs: Sequence[Run], contender: str, references: Iterable[str], metric: Metric) -> Spread | None:
+    """The spread of one number of a contender, with its ratios to the references'."""
+    others = {name: values_of(runs, name, metric) for name in references}
+    return spread(values_of(runs, contender, metric), others)

@@ -7,17 +7,24 @@ from contextlib import suppress
 
 from attrs import frozen
 
-from fsm.lab import DiskSpec, Guest, GuestSpec, Lab, LabError, LabHost, SnapshotSpec
+from bench.images import Image
+from fsm.lab import DiskSpec, Guest, GuestSpec, Lab, LabError, LabHost, Ring, SnapshotSpec
+from fsm.lab.process import run
 
 NAME = "bench"
+COPY_TIMEOUT_S = 900.0
 
 
-def guest_spec(size_mib: int, data_mib: int) -> GuestSpec:
-    """One qcow2 disk with incompressible data, two internal snapshots, writing all the time."""
+def guest_spec(image: Image, pause_ms: int = 5) -> GuestSpec:
+    """One qcow2 disk with incompressible data, two internal snapshots, writing all the time.
+
+    ``pause_ms`` is how long the guest waits behind each write.
+    """
     return GuestSpec(
         name=NAME,
-        disks=(DiskSpec(target="vda", size_mib=size_mib, data_mib=data_mib),),
+        disks=(DiskSpec(target="vda", size_mib=image.size_mib, data_mib=image.data_mib),),
         snapshots=(SnapshotSpec("s1"), SnapshotSpec("s2", "s1")),
+        ring=Ring(interval_ms=pause_ms),
     )
 
 
@@ -57,6 +64,16 @@ class Scene:
         them."""
         for snapshot in reversed(self.spec.snapshots):
             self.source.virsh("snapshot-delete", self.spec.name, snapshot.name, "--metadata")
+
+    def keep_image(self, path: str) -> None:
+        """Leave at ``path`` the image of a guest that is gone: with data, snapshots and saved memory."""
+        try:
+            self.make()
+            self.source.virsh("destroy", self.spec.name)
+            files = [str(self.source.path(one)) for one in (self.image, path)]
+            run(["cp", "--sparse=always", "--reflink=never", "--", *files], timeout=COPY_TIMEOUT_S)
+        finally:
+            self.discard()
 
     def discard(self) -> None:
         """Remove the guest from both hosts, whatever became of it."""

@@ -46,7 +46,7 @@ class Meter:
         self.sent_bytes = 0
 
     def __enter__(self) -> Self:
-        self._inherited_before = _inherit_orphans(True)
+        self._inherited_before = _inherit_orphans(inherit=True)
         self._children = _children()
         hosts, sent = self._of_hosts()
         self._before = _Counters(time.monotonic(), self._command_cpu_s(), hosts, sent)
@@ -57,7 +57,7 @@ class Meter:
     ) -> None:
         before = self._before
         self.seconds = time.monotonic() - before.seconds
-        _inherit_orphans(self._inherited_before)
+        _inherit_orphans(inherit=self._inherited_before)
         for orphan in _children() - self._children:
             _await_end(orphan)
         self.command_cpu_s = self._command_cpu_s() - before.command_cpu_s
@@ -95,7 +95,7 @@ def _fields(stat: str) -> list[str]:
     return stat.rpartition(")")[2].split()
 
 
-def _inherit_orphans(inherit: bool) -> bool:  # noqa: FBT001  # a truth value that the kernel keeps
+def _inherit_orphans(*, inherit: bool) -> bool:
     """Whether this process inherits what its descendants leave behind from now on; what it did before."""
     libc, before = ctypes.CDLL(None, use_errno=True), ctypes.c_int()
     if (

@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 from attrs import frozen
 
 from bench.guests import Scene, allocated_bytes
+from bench.impact import Interval, Seen, in_states, most_stalled, own_s
 from bench.meter import Meter
 from bench.phases import phases
-from bench.results import Kind, Phase, Run
+from bench.results import Kind, Phase, Run, Where
 from fsm.journal.sql import open_journal
-from fsm.lab import LabError, SerialWatch, evidence
+from fsm.lab import Gap, LabError, SerialWatch, evidence
 from fsm.lab.process import run
 
 TIMEOUT_S = 900.0
-UNDISTURBED_S = 1.0
-"""How long the guest is watched before, to tell its usual silences from the migration's."""
+UNDISTURBED_S = 2.0
+"""How long the guest is watched before, to tell its usual silences and writes from the migration's."""
+
+WHOLE = "all of it"
 
 
 @frozen
 class Migration:
-    """One way. ``prepare`` comes before the clock starts; ``act`` is measured.
+    """One way. ``prepare`` comes before the clock starts; ``act`` is measured. It may tell when calls to
+    hosts were under way.
 
     ``keeps_metadata``: libvirt's snapshot metadata goes along. ``keeps_snapshots``: so does their content.
     """
 
     name: str
     moves: str
-    act: Callable[[Scene], None]
+    act: Callable[[Scene], Sequence[Interval] | None]
     prepare: Callable[[Scene], None] = lambda _: None
     keeps_metadata: bool = False
     keeps_snapshots: bool = True
     copies_file: bool = False
+
+    def missing(self) -> str:
+        """Why it can't take part; empty, since the lab's own packages suffice."""
+        return ""
 
 
 def _fsm(merge: str, scene: Scene, *options: str) -> None:
@@ -54,6 +63,12 @@ def _fsm_by_nbd(merge: str, scene: Scene) -> None:
         for side, host in (("source", scene.source), ("destination", scene.destination))
     ]
     _fsm(merge, scene, "--transport=nbd", f"--nbd-address={scene.source.address}", *shells)
+
+
+def _engine(merge: str, scene: Scene) -> Sequence[Interval]:
+    words = [str(_journal(scene)), scene.spec.name, scene.source.uri, scene.destination.uri, merge]
+    told = run([sys.executable, "-m", "bench.own_time", *words], timeout=TIMEOUT_S)
+    return [(begin, end) for begin, end in json.loads(told)]
 
 
 def _journal(scene: Scene) -> Path:
@@ -86,7 +101,10 @@ def _pause_and_copy(scene: Scene) -> None:
 
 FSM = "fsm migrate"
 MIRROR = "fsm migrate, mirror"
+FSM_NBD, MIRROR_NBD = f"{FSM}, nbd", f"{MIRROR}, nbd"
+ENGINES = ENGINE, ENGINE_MIRROR = "fsm.Engine", "fsm.Engine, mirror"
 VIRSH = "virsh migrate"
+PAUSE = "pause and copy"
 MIGRATIONS = (
     Migration(
         FSM,
@@ -101,15 +119,27 @@ MIGRATIONS = (
         keeps_metadata=True,
     ),
     Migration(
-        f"{FSM}, nbd",
+        FSM_NBD,
         "merge commit; the base straight from host to host, by commands run on both",
         partial(_fsm_by_nbd, "commit"),
         keeps_metadata=True,
     ),
     Migration(
-        f"{MIRROR}, nbd",
+        MIRROR_NBD,
         "merge mirror; the base in the same way",
         partial(_fsm_by_nbd, "mirror"),
+        keeps_metadata=True,
+    ),
+    Migration(
+        ENGINE,
+        "the engine embedded, with every call to a host timed; merge commit",
+        partial(_engine, "commit"),
+        keeps_metadata=True,
+    ),
+    Migration(
+        ENGINE_MIRROR,
+        "the same; merge mirror",
+        partial(_engine, "mirror"),
         keeps_metadata=True,
     ),
     Migration(
@@ -121,7 +151,7 @@ MIGRATIONS = (
         keeps_snapshots=False,
     ),
     Migration(
-        "pause and copy",
+        PAUSE,
         "paused; cp of the whole image from one host's directory to the other's, standing in for rsync (no"
         " network, no checksums: faster than the real thing), then the memory, then resume; metadata dropped"
         " before the clock starts",
@@ -132,33 +162,42 @@ MIGRATIONS = (
 )
 
 
-def measure(migration: Migration, scene: Scene, *, round_number: int, place: int) -> Run:
+def measure(migration: Migration, scene: Scene, where: Where) -> Run:
     """One migration of a guest made for it. Raises ``LabError`` when it did not do what it promises."""
     try:
         scene.make()
-        return _measure(migration, scene, round_number=round_number, place=place)
+        return _measure(migration, scene, where)
     finally:
         scene.discard()
 
 
-def _measure(migration: Migration, scene: Scene, *, round_number: int, place: int) -> Run:
+def _measure(migration: Migration, scene: Scene, where: Where) -> Run:
     before = evidence.collect(scene.source, scene.spec)
     source_bytes = allocated_bytes(scene.source, scene.image)
     migration.prepare(scene)
-    undisturbed = _undisturbed_ms(scene)
+    disks = scene.spec.written_targets
+    quiet, quiet_per_s = _undisturbed(scene)
     load_average = os.getloadavg()[0]
     with SerialWatch(*scene.lab.serial_logs(scene.spec.name)) as watch:
-        began = datetime.now(UTC)
+        began, began_s = datetime.now(UTC), time.monotonic()
         with Meter(scene.lab) as meter:
-            migration.act(scene)
-        ended = datetime.now(UTC)
+            busy_s = migration.act(scene)
         scene.guest(scene.destination).wait_for_writes()
-    gap = watch.longest_gap(*scene.spec.written_targets)
+    gap = watch.longest_gap(*disks)
+    ended = began + timedelta(seconds=meter.seconds)
+    stretches = _journalled(scene, began, ended) if migration.keeps_metadata else ()
+    seen = Seen(
+        began_s=began_s,
+        arrivals=watch.arrivals,
+        disks=disks,
+        undisturbed_per_s=quiet_per_s,
+        busy_s=busy_s,
+    )
+    states = in_states(stretches or (Phase(WHOLE, "", meter.seconds),), seen)
     return Run(
         contender=migration.name,
         kind=Kind.MIGRATION,
-        round=round_number,
-        place=place,
+        where=where,
         seconds=meter.seconds,
         command_cpu_s=meter.command_cpu_s,
         hosts_cpu_s=meter.hosts_cpu_s,
@@ -169,18 +208,25 @@ def _measure(migration: Migration, scene: Scene, *, round_number: int, place: in
         load_average=load_average,
         silence_ms=gap.ms,
         silence_resolution_ms=gap.resolution_ms,
-        undisturbed_silence_ms=undisturbed,
+        silence_state=most_stalled(states),
+        undisturbed_silence_ms=quiet.ms,
+        undisturbed_writes_per_s=quiet_per_s,
         snapshots_before=len(scene.spec.snapshots),
         snapshots_kept=_proven(migration, scene, before, watch),
         acknowledged_writes=len(watch.acks),
-        phases=_journalled(scene, began, ended) if migration.keeps_metadata else (),
+        phases=stretches,
+        states=states,
+        own_s=own_s(stretches, seen),
     )
 
 
-def _undisturbed_ms(scene: Scene) -> float:
+def _undisturbed(scene: Scene) -> tuple[Gap, float]:
+    """The guest's longest silence, and its writes a second, with nothing going on."""
     with SerialWatch(*scene.lab.serial_logs(scene.spec.name)) as watch:
+        began_s = time.monotonic()
         time.sleep(UNDISTURBED_S)
-    return watch.longest_gap(*scene.spec.written_targets).ms
+        seconds = time.monotonic() - began_s
+    return watch.longest_gap(*scene.spec.written_targets), len(watch.arrivals) / seconds
 
 
 def _proven(migration: Migration, scene: Scene, before: evidence.Evidence, watch: SerialWatch) -> int:

@@ -16,23 +16,29 @@ from attrs import evolve
 from rich.console import Console
 
 from bench import report, session
-from bench.copies import BASE, COPIES
+from bench.copies import COPIES, NBDCOPY, QEMU_IMG, Base
 from bench.copies import measure as measure_copy
 from bench.figures import Spread, compared, order, spread
-from bench.guests import Scene, guest_spec
+from bench.goals import GOALS
+from bench.guests import guest_spec
+from bench.holes import DENSE, HOLES, Sparse, spreads
+from bench.holes import measure as measure_holes
+from bench.images import IMAGES, Image
 from bench.meter import Meter, cpu_ticks, sent_bytes
-from bench.migrations import FSM, MIGRATIONS, MIRROR, VIRSH
+from bench.migrations import ENGINE_MIRROR, FSM, MIGRATIONS, PAUSE, VIRSH, WHOLE
 from bench.phases import END, START, by_state, phases
-from bench.results import Kind, Results, Run, save
-from fsm.journal.records import Phase, Record, Step
+from bench.results import InState, Kind, Phase, Results, Run, Where, load, save
+from fsm.errors import BadInput
+from fsm.journal.records import Phase as Half
+from fsm.journal.records import Record, Step
+from fsm.lab import IMAGES as IMAGE_DIRECTORY
 from fsm.lab import Lab, LabError
 
 ROOT = Path(__file__).parents[1]
 RUN = Run(
     contender=VIRSH,
     kind=Kind.MIGRATION,
-    round=0,
-    place=0,
+    where=Where("1 GiB", 0, 0),
     seconds=2.0,
     command_cpu_s=0.5,
     hosts_cpu_s=1.5,
@@ -44,22 +50,24 @@ RUN = Run(
     silence_ms=100.0,
     silence_resolution_ms=3.0,
     undisturbed_silence_ms=20.0,
+    undisturbed_writes_per_s=150.0,
     snapshots_before=2,
     snapshots_kept=0,
 )
 OURS = evolve(RUN, contender=FSM, seconds=3.0, silence_ms=50.0, snapshots_kept=2)
-COPY = evolve(RUN, contender="cp", kind=Kind.BASE_COPY, silence_ms=None, snapshots_before=None)
+PAUSED = evolve(RUN, contender=PAUSE, silence_ms=2500.0)
+COPY = evolve(RUN, contender="cp", kind=Kind.BASE_COPY, silence_ms=None, undisturbed_writes_per_s=None)
 
 
 def results(*runs: Run) -> Results:
     return Results(
         began="2030-01-01T00:00:00+00:00",
-        settings={},
+        settings={"pause_ms": 5},
         machine={},
         contenders={run.contender: f"what {run.contender} does" for run in runs},
         left_out={"nbdcopy": "nbdcopy is not installed"},
         runs=runs,
-        summary=report.summary(runs, session.REFERENCES),
+        summary=report.summary(runs),
     )
 
 
@@ -92,23 +100,22 @@ def test_nobody_has_no_order() -> None:
 
 
 def test_a_spread_is_middle_ends_and_ratio_of_medians() -> None:
-    assert spread([5, 1, 3], [2, 100, 1]) == Spread(3, 1, 5, 1.5)
+    assert spread([5, 1, 3], {"other": [2, 100, 1]}) == Spread(3, 1, 5, {"other": 1.5})
 
 
 def test_no_values_have_no_spread() -> None:
-    assert spread([], [1]) is None
+    assert spread([], {"other": [1]}) is None
 
 
 @pytest.mark.parametrize("reference", [[], [0.0]])
 def test_there_is_no_ratio_to_nothing(reference: list[float]) -> None:
-    found = spread([1.0], reference)
-    assert found is not None
-    assert found.ratio is None
+    assert spread([1.0], {"other": reference}) == Spread(1, 1, 1)
 
 
 def test_runs_without_the_number_do_not_count() -> None:
     runs = [OURS, evolve(OURS, silence_ms=None), RUN]
-    assert compared(runs, FSM, VIRSH, lambda run: run.silence_ms) == Spread(50.0, 50.0, 50.0, 0.5)
+    found = compared(runs, FSM, [VIRSH], lambda run: run.silence_ms)
+    assert found == Spread(50.0, 50.0, 50.0, {VIRSH: 0.5})
 
 
 # What the kernel tells
@@ -136,12 +143,12 @@ def test_the_phases_make_up_the_whole_command() -> None:
         return began + timedelta(seconds=seconds)
 
     records = [
-        Record(Step.ACTIVITY, Phase.INTENT, "preflight", "planned", at=at(1.5)),
-        Record(Step.ACTIVITY, Phase.OUTCOME, "preflight", "planned", at=at(2)),
-        Record(Step.TRANSITION, Phase.INTENT, "start", "planned", "snapshotted", at=at(2.25)),
-        Record(Step.ACTION, Phase.OUTCOME, "create-copies", "planned", at=at(3)),
-        Record(Step.TRANSITION, Phase.OUTCOME, "start", "planned", "snapshotted", at=at(3.5)),
-        Record(Step.ACTIVITY, Phase.OUTCOME, "copy-bases", "snapshotted", at=at(7.5)),
+        Record(Step.ACTIVITY, Half.INTENT, "preflight", "planned", at=at(1.5)),
+        Record(Step.ACTIVITY, Half.OUTCOME, "preflight", "planned", at=at(2)),
+        Record(Step.TRANSITION, Half.INTENT, "start", "planned", "snapshotted", at=at(2.25)),
+        Record(Step.ACTION, Half.OUTCOME, "create-copies", "planned", at=at(3)),
+        Record(Step.TRANSITION, Half.OUTCOME, "start", "planned", "snapshotted", at=at(3.5)),
+        Record(Step.ACTIVITY, Half.OUTCOME, "copy-bases", "snapshotted", at=at(7.5)),
     ]
     found = phases(at(1), records, began, at(8))
     assert [(one.step, one.seconds) for one in found] == [
@@ -161,50 +168,99 @@ def test_the_phases_make_up_the_whole_command() -> None:
 
 
 def test_a_row_has_a_cell_for_every_heading() -> None:
-    for kind, reference in session.REFERENCES.items():
-        for row in report.rows([OURS, RUN, COPY], kind, reference):
-            assert len(row) == len(report.titles(kind))
+    for kind, runs in ((Kind.MIGRATION, [OURS, RUN, PAUSED]), (Kind.BASE_COPY, [COPY])):
+        for row in report.rows(runs, kind):
+            assert len(row) == len(report.titles(runs, kind))
 
 
 def test_the_table_shows_medians_and_ratios() -> None:
-    runs = [RUN, OURS, evolve(OURS, round=1, seconds=5.0), evolve(OURS, round=2, seconds=4.0)]
-    reference, ours = report.rows(runs, Kind.MIGRATION, VIRSH)
-    assert reference == [VIRSH, "2.00", "1.00", "100", "1.00", "0.50", "2.00", "1.00", "4", "0 of 2"]
-    assert ours[:5] == [FSM, "4.00\n3.00..5.00", "2.00", "50", "0.50"]
-    assert ours[-1] == "2 of 2"
+    more = [evolve(OURS, seconds=5.0), evolve(OURS, seconds=4.0)]
+    runs = [RUN, OURS, *more, PAUSED]
+    titles = report.titles(runs, Kind.MIGRATION)
+    reference, ours, _ = (dict(zip(titles, row, strict=True)) for row in report.rows(runs, Kind.MIGRATION))
+    assert titles[:6] == ["contender", "seconds", "of virsh migrate", "longest silence, ms", *titles[4:6]]
+    row = report.rows(runs, Kind.MIGRATION)[1]
+    assert row[:6] == [FSM, "4.00\n3.00..5.00", "2.00", "50", "0.50", "0.02"]
+    assert (reference["seconds"], reference["snapshots kept"]) == ("2.00", "0 of 2")
+    assert (ours["MiB moved"], ours["snapshots kept"]) == ("4", "2 of 2")
 
 
 def test_without_the_reference_there_are_no_ratios() -> None:
-    assert report.rows([OURS], Kind.MIGRATION, VIRSH)[0][2] == "-"
+    assert not any(title.startswith("of ") for title in report.titles([OURS], Kind.MIGRATION))
+
+
+def test_where_nbdcopy_is_missing_qemu_img_is_the_reference() -> None:
+    runs = [COPY, evolve(COPY, contender=QEMU_IMG)]
+    assert f"of {QEMU_IMG}" in report.titles(runs, Kind.BASE_COPY)
+    runs.append(evolve(COPY, contender=NBDCOPY))
+    assert f"of {NBDCOPY}" in report.titles(runs, Kind.BASE_COPY)
+    assert f"of {QEMU_IMG}" not in report.titles(runs, Kind.BASE_COPY)
+
+
+def test_images_are_not_mixed() -> None:
+    small = [evolve(run, where=Where("256 MiB", 0, 0), seconds=1.0) for run in (OURS, RUN)]
+    found = {
+        (one["image"], one["contender"]): one["seconds"]["ratios"][VIRSH]
+        for one in report.summary([OURS, RUN, *small])
+    }
+    assert found == {
+        ("1 GiB", FSM): 1.5,
+        ("1 GiB", VIRSH): 1.0,
+        ("256 MiB", FSM): 1.0,
+        ("256 MiB", VIRSH): 1.0,
+    }
 
 
 def test_different_outcomes_are_not_hidden() -> None:
     runs = [OURS, evolve(OURS, snapshots_kept=1)]
-    assert report.rows(runs, Kind.MIGRATION, VIRSH)[0][-1] == "1 of 2, 2 of 2"
+    assert report.rows(runs, Kind.MIGRATION)[0][-1] == "1 of 2, 2 of 2"
 
 
 def test_the_printed_report_says_what_each_did() -> None:
     console = Console(width=150, record=True, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    report.show(results(OURS, RUN, COPY), session.REFERENCES, console)
+    report.show(results(OURS, RUN, COPY), console)
     text = console.export_text()
     for expected in (
+        "1 GiB, migration: median",
+        "fsm migrate: seconds of virsh migrate",
+        "1.50 (!)",
         "fsm migrate: what fsm migrate does",
         "cp: what cp does",
         "nbdcopy is left out: nbdcopy is not installed",
         "20 ms (up to 20). Silences are exact to 3 ms.",
+        "150 writes a second (150 to 150). Behind each it waits 5 ms.",
         "Load average before the runs: 0.2 to 0.2.",
     ):
         assert expected in text
 
 
 def test_the_file_holds_every_run_and_the_summary(tmp_path: Path) -> None:
-    save(results(OURS, RUN, COPY), tmp_path / "results.json")
-    found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert found["format"] == 1
+    path = tmp_path / "results.json"
+    save(results(OURS, RUN, COPY), path)
+    found = json.loads(path.read_text(encoding="utf-8"))
     assert [run["contender"] for run in found["runs"]] == [FSM, VIRSH, "cp"]
     ours = found["summary"][0]
-    assert (ours["contender"], ours["kind"], ours["reference"]) == (FSM, "migration", VIRSH)
-    assert ours["silence_ms"] == {"median": 50.0, "lowest": 50.0, "highest": 50.0, "ratio": 0.5}
+    assert (ours["image"], ours["contender"], ours["kind"]) == ("1 GiB", FSM, "migration")
+    assert ours["silence_ms"] == {"median": 50.0, "lowest": 50.0, "highest": 50.0, "ratios": {VIRSH: 0.5}}
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_file_can_be_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    state = InState("planned", 1.0, 100.0, None, 12.0, 0.1)
+    written = results(evolve(OURS, states=(state,), phases=(Phase("planned", "preflight", 1.0),)), COPY)
+    save(written, path)
+    found = load(path)
+    assert found.runs == written.runs
+    assert report.summary(found.runs) == written.summary
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 2}'])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput, match=r"results\.json"):
+        load(path)
 
 
 # The contenders
@@ -212,11 +268,11 @@ def test_the_file_holds_every_run_and_the_summary(tmp_path: Path) -> None:
 
 def test_names_are_unique_and_the_references_take_part() -> None:
     assert len(set(session.NAMES)) == len(session.NAMES)
-    assert set(session.REFERENCES.values()) <= set(session.NAMES)
+    assert {VIRSH, PAUSE, NBDCOPY, QEMU_IMG, *(goal.contender for goal in GOALS)} <= set(session.NAMES)
 
 
 def test_only_the_named_take_part() -> None:
-    settings = session.Settings(1, 32, 8, only=("cp",))
+    settings = session.Settings(1, IMAGES, only=("cp",))
     assert [one.name for one in COPIES if settings.wants(one)] == ["cp"]
     assert not any(settings.wants(one) for one in MIGRATIONS)
 
@@ -226,7 +282,7 @@ def test_a_contender_says_what_it_lacks() -> None:
 
 
 def test_the_guest_has_what_was_asked_for() -> None:
-    (disk,) = guest_spec(48, 12).disks
+    (disk,) = guest_spec(Image("small", 48, 12)).disks
     assert (disk.size_mib, disk.data_mib) == (48, 12)
 
 
@@ -266,9 +322,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @needs_root
 def test_a_small_bench(tmp_path: Path, environment: dict[str, str]) -> None:
     output = tmp_path / "results.json"
-    chosen = (FSM, MIRROR, VIRSH)  # not all of them: making a guest for each takes the longest
+    chosen = (FSM, ENGINE_MIRROR, VIRSH)  # not all of them: making a guest for each takes the longest
     only = [word for name in chosen for word in ("--only", name)]
-    words = command("--rounds", 1, "--size-mib", 32, "--data-mib", 8, "--output", output, *only)
+    words = command("--rounds", 1, "--image", "small=32:8", "--output", output, *only)
     done = subprocess.run(
         words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
     )
@@ -276,12 +332,22 @@ def test_a_small_bench(tmp_path: Path, environment: dict[str, str]) -> None:
     found = {run["contender"]: run for run in json.loads(output.read_text(encoding="utf-8"))["runs"]}
     assert set(found) == set(chosen)
     assert found[FSM]["snapshots_kept"] == 2
-    assert found[MIRROR]["snapshots_kept"] == 2
+    assert found[ENGINE_MIRROR]["snapshots_kept"] == 2
     assert found[VIRSH]["snapshots_kept"] == 0
     assert sum(phase["seconds"] for phase in found[FSM]["phases"]) == pytest.approx(
         found[FSM]["seconds"], abs=0.2
     )
     assert all(run["silence_ms"] > 0 and run["acknowledged_writes"] > 0 for run in found.values())
+    for name, states in (
+        (FSM, [START, "planned", "snapshotted", "transferring", "committing-dest", END]),
+        (VIRSH, [WHOLE]),
+    ):
+        assert [one["state"] for one in found[name]["states"]] == states
+        assert any(one["writes_per_s"] for one in found[name]["states"])
+        assert found[name]["silence_state"] in states
+    assert all(run["undisturbed_writes_per_s"] > 0 for run in found.values())
+    assert 0 < found[ENGINE_MIRROR]["own_s"] < found[ENGINE_MIRROR]["seconds"]
+    assert found[FSM]["own_s"] is None
     assert found[FSM]["sent_bytes"] > found[FSM]["source_image_bytes"]
     assert "2 of 2" in done.stdout
     assert not (tmp_path / "labs").exists()
@@ -292,27 +358,30 @@ def test_a_small_bench(tmp_path: Path, environment: dict[str, str]) -> None:
 def test_every_copy_is_measured_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSM_LAB_DIR", str(tmp_path / "labs"))
     with Lab.up(guest=False) as lab:
-        scene = Scene(lab, guest_spec(32, 8))
-        with scene.source.path(BASE).open("wb") as file:
+        base = Base(lab, f"{IMAGE_DIRECTORY}/base.qcow2")
+        with base.source.path(base.path).open("wb") as file:
             file.write(os.urandom(3 * report.MIB))
             file.truncate(20 * report.MIB)
         for copy in COPIES:
             if copy.missing():
                 continue
-            run = measure_copy(copy, scene, round_number=1, place=2)
-            assert (run.contender, run.round, run.place) == (copy.name, 1, 2)
+            run = measure_copy(copy, base, Where("small", 1, 2))
+            assert (run.contender, run.where) == (copy.name, Where("small", 1, 2))
             assert run.sent_bytes + run.copied_bytes >= 3 * report.MIB
             assert 3 * report.MIB <= run.destination_image_bytes < 4 * report.MIB
-        wrong = evolve(COPIES[-1], act=lambda scene: scene.destination.run(["truncate", "-s", "20M", BASE]))
+        wrong = evolve(COPIES[-1], act=Base.make_empty_copy)
         with pytest.raises(LabError, match="differ"):
-            measure_copy(wrong, scene, round_number=0, place=0)
-        assert not scene.destination.path(BASE).exists()
+            measure_copy(wrong, base, Where("small", 0, 0))
+        assert not base.destination.path(base.path).exists()
+        found = measure_holes(lab, Sparse(64, 4, 16), 1, tmp_path / "holes.json")
+        assert [set(seen) for seen in spreads(found.runs).values()] == [{DENSE, HOLES}] * 2
+        assert all(4 * report.MIB <= run.destination_image_bytes < 5 * report.MIB for run in found.runs)
 
 
 @pytest.mark.lab
 @needs_root
 def test_an_interrupted_bench_leaves_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
-    words = command("--only", "cp", "--size-mib", 32, "--data-mib", 8, "--output", tmp_path / "results.json")
+    words = command("--only", "cp", "--image", "small=32:8", "--output", tmp_path / "results.json")
     with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert "warming up" in process.stderr.readline()
