@@ -132,7 +132,8 @@ MIGRATIONS = (
     ),
     Migration(
         ENGINE,
-        "the engine embedded, with every call to a host timed; merge commit",
+        "the engine embedded, with every call to a host timed, a wait for its events being one; own s is the"
+        " rest, from the migration's creation to its last record; merge commit",
         partial(_engine, "commit"),
         keeps_metadata=True,
     ),
@@ -216,7 +217,7 @@ def _measure(migration: Migration, scene: Scene, where: Where) -> Run:
         acknowledged_writes=len(watch.acks),
         phases=stretches,
         states=states,
-        own_s=own_s(stretches, seen),
+        own_s=own_s(states),
     )
 
 

@@ -53,5 +53,7 @@ class Remaining:
         seconds = self.seconds
         if seconds is None:
             return ""
+        if seconds < 60:
+            return f"about {seconds:.0f} s left"
         hours, minutes = divmod(round(seconds / 60), 60)
         return f"about {hours} h {minutes:02} min left" if hours else f"about {minutes} min left"

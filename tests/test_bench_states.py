@@ -74,12 +74,13 @@ def test_without_a_journal_there_is_one_stretch() -> None:
 
 
 def test_own_time_is_what_no_call_covers_between_creation_and_the_last_record() -> None:
-    known = seen(busy_s=[(100.5, 101.1), (101.4, 101.45), (101.45, 103.6)])
-    states = {one.state: one.own_s for one in in_states(PHASES, known)}
-    assert states["planned"] == pytest.approx(0.5 - 0.1 - 0.1)
-    assert states["transferring"] == pytest.approx(0)
-    assert own_s(PHASES, known) == pytest.approx(0.3)
-    assert own_s(PHASES, seen()) is None
+    busy_s = [(100.0, 100.2), (100.5, 101.1), (101.4, 101.45), (101.45, 103.6), (103.9, 104.0)]
+    states = in_states(PHASES, seen(busy_s=busy_s))
+    assert [one.own_s for one in states] == pytest.approx([0.0, 0.3, 0.0, 0.0, 0.0])
+    assert own_s(states) == pytest.approx(0.3)
+    assert own_s(in_states(PHASES, seen())) is None
+    later = (Phase(START, "interpreter", 0.4), Phase(START, "before preflight", 0.6), *PHASES[1:])
+    assert own_s(in_states(later, seen(busy_s=busy_s))) == pytest.approx(0.3 + 0.1)
 
 
 def test_calls_that_overlap_are_one_interval() -> None:
