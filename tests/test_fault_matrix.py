@@ -41,6 +41,7 @@ THROUGH = {
 
 @pytest.fixture(autouse=True)
 def _inline() -> Iterator[None]:
+    all_points()  # once, and outside of any test's event loop
     with without_threads():
         yield
 
