@@ -252,6 +252,8 @@ class WorldCore:
                 self._announce()
 
     def _announce(self) -> None:
+        if not self.state.touched and not self.state.crossed:
+            return
         touched, self.state.touched = self.state.touched, []
         crossed, self.state.crossed = self.state.crossed, []
         for happened, waiters in ((touched, self._waiters), (crossed, self._crossing)):

@@ -85,17 +85,29 @@ def write(state: WorldState, host: HostState, path: str, offset: int, data: byte
     while done < len(data):
         number, within = divmod(offset + done, PAGE)
         piece = data[done : done + PAGE - within]
-        old = file.pages.get(number)
-        if old is None:
-            if where.used_bytes + PAGE > where.size_bytes:
-                raise NoSpace(path)
-            where.used_bytes += PAGE
         if len(piece) < PAGE:
-            whole = (old or b"").ljust(PAGE, b"\0")
+            whole = file.pages.get(number, b"").ljust(PAGE, b"\0")
             piece = whole[:within] + piece + whole[within + len(piece) :]
-        file.pages[number] = piece.rstrip(b"\0")
+        _put(where, file, path, number, piece)
         done += PAGE - within
         file.size = max(file.size, min(offset + done, offset + len(data)))
+
+
+def write_page(state: WorldState, host: HostState, path: str, number: int, content: bytes) -> None:
+    """Write a whole page of an existing file: ``content``, and zeros behind it. ``NoSpace`` as above."""
+    where = filesystem(state, host, _above(path))
+    file = existing(state, host, path)
+    file.writes += 1
+    _put(where, file, path, number, content)
+    file.size = max(file.size, (number + 1) * PAGE)
+
+
+def _put(where: FileSystem, file: SparseFile, path: str, number: int, content: bytes) -> None:
+    if number not in file.pages:
+        if where.used_bytes + PAGE > where.size_bytes:
+            raise NoSpace(path)
+        where.used_bytes += PAGE
+    file.pages[number] = content.rstrip(b"\0")
 
 
 def read(file: SparseFile, offset: int, length: int) -> bytes:

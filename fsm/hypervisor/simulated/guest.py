@@ -78,9 +78,11 @@ def write(
 
 
 def _report_crossing(state: WorldState, host: HostState, uuid: str, disk: LiveDisk, block: int) -> None:
+    if disk.threshold_bytes is None:
+        return
     path, image_format = disk.layers[0]
     end = images.offset_of(files.existing(state, host, path), image_format, block) + PAGE
-    if disk.threshold_bytes is not None and end > disk.threshold_bytes:
+    if end > disk.threshold_bytes:
         disk.threshold_bytes = None
         state.cross(host, uuid)
 

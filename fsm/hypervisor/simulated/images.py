@@ -9,6 +9,7 @@ allocated when its page is no hole; an internal snapshot holds its own copy of a
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -56,9 +57,15 @@ class ImageSnapshot:
 
 def header(file: SparseFile) -> Header:
     """Read a file's header."""
-    raw = files.read(file, 0, PAGE)
-    if len(raw) < _HEADER.size or raw[:4] != _MAGIC:
+    page = file.pages.get(0, b"")
+    if file.size < _HEADER.size or not page.startswith(_MAGIC):
         return Header("raw", file.size)
+    return _read_header(page)
+
+
+@lru_cache(maxsize=1024)  # every block that is read or written asks for it
+def _read_header(page: bytes) -> Header:
+    raw = page.ljust(PAGE, b"\0")
     at, length = _HEADER.unpack_from(raw)[2:4]
     capacity = _HEADER.unpack_from(raw)[5]
     backing = raw[at : at + length].decode() if length else None
@@ -102,7 +109,7 @@ def _write_header(state: WorldState, host: HostState, path: str, described: Head
         _MAGIC, 3, at, len(name), _CLUSTER_BITS, described.capacity_bytes, 0, l1_size, _L1_AT, _REFCOUNTS_AT,
         1, count, _TABLE_AT if count else 0, 0, 0, 0, 4, _HEADER.size,
     )  # fmt: skip
-    files.write(state, host, path, 0, (fixed + tail + name).ljust(PAGE, b"\0"))
+    files.write_page(state, host, path, 0, fixed + tail + name)
 
 
 def chain(state: WorldState, host: HostState, path: str, image_format: str) -> tuple[tuple[str, str], ...]:
@@ -147,7 +154,7 @@ def write_block(
     path, image_format = layer
     file = files.existing(state, host, path)
     first = _first_page(file, image_format)
-    files.write(state, host, path, (first + block) * PAGE, content.ljust(PAGE, b"\0"))
+    files.write_page(state, host, path, first + block, content)
 
 
 def read_block(state: WorldState, host: HostState, layers: tuple[tuple[str, str], ...], block: int) -> bytes:
@@ -194,7 +201,7 @@ def take_snapshot(
     held = blocks(file, "qcow2")
     first, copy = _DATA_AT // PAGE, data_at // PAGE
     for block in held:
-        files.write(state, host, path, (copy + block) * PAGE, file.pages[first + block].ljust(PAGE, b"\0"))
+        files.write_page(state, host, path, copy + block, file.pages[first + block])
     if vm_state:
         files.write(state, host, path, data_at + room, vm_state[:_CLUSTER])
     entry = ImageSnapshot(str(identity), name, data_at, len(vm_state[:_CLUSTER]), taken_at)
@@ -236,9 +243,9 @@ def revert(state: WorldState, host: HostState, path: str, name: str) -> None:
     for block in blocks(file, "qcow2"):
         if block not in wanted:
             # A hole would let a backing layer show through; zeros hide it.
-            files.write(state, host, path, (first + block) * PAGE, bytes(PAGE))
+            files.write_page(state, host, path, first + block, b"")
     for block, content in wanted.items():
-        files.write(state, host, path, (first + block) * PAGE, content.ljust(PAGE, b"\0"))
+        files.write_page(state, host, path, first + block, content)
 
 
 def snapshot_blocks(file: SparseFile, name: str) -> dict[int, bytes]:
