@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Row, Table
@@ -56,11 +57,15 @@ def _object(text: str) -> Data:
 
 def _check_types(values: dict[str, Any], table: Table) -> None:
     """A database may hold other types than its columns say (SQLite does)."""
-    for name, column in table.columns.items():
-        if name in _DECODED or name not in values:
-            continue
-        if not isinstance(values[name], column.type.python_type):
+    for name, kind in _types(table):
+        if name in values and not isinstance(values[name], kind):
             raise TypeError(f"{name} is {values[name]!r}")
+
+
+@cache
+def _types(table: Table) -> tuple[tuple[str, type], ...]:
+    columns = table.columns.items()
+    return tuple((name, column.type.python_type) for name, column in columns if name not in _DECODED)
 
 
 def record_values(record: Record) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class SqlJournal:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._reading = engine.execution_options(**{sqlite.READ_ONLY: True})
         self.location = _location(engine.url)
         with self._transaction() as connection:
             tables.metadata.create_all(connection)
@@ -228,8 +229,7 @@ class SqlJournal:
     @contextmanager
     def _transaction(self, *, read_only: bool = False) -> Iterator[Connection]:
         try:
-            engine = self._engine.execution_options(**{sqlite.READ_ONLY: read_only})
-            with engine.begin() as connection:
+            with (self._reading if read_only else self._engine).begin() as connection:
                 yield connection
         except DBAPIError as error:
             message = f"journal {self._engine.url.render_as_string()}: {error.orig}"
