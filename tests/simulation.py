@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import copy
 import tempfile
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock, patch
+from unittest.mock import patch
 
 from attrs import define, field, frozen
+from sqlalchemy import delete
 
+from fsm.engine import heart
 from fsm.engine.engine import Engine
 from fsm.engine.handle import Handle
 from fsm.engine.plan import MergeChoice, Request
@@ -32,6 +33,7 @@ from fsm.hypervisor.values import SnapshotMetadata
 from fsm.images import workers
 from fsm.journal.records import Record
 from fsm.journal.sql import SqlJournal, open_journal
+from fsm.journal.tables import metadata
 
 SOURCE, DESTINATION = "sim://alpha/system", "sim://beta/system"
 IMAGES = "/var/lib/libvirt/images"
@@ -60,11 +62,19 @@ class Simulation:
     uuid: str
     before: Before
     journal: SqlJournal
-    engine: Engine
     records: list[Record] = field(factory=list)
     written: int = 0
     second_at: str = ""
     taken: set[str] = field(factory=set)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """One for those who need no more than one; ``tests.lives`` has others."""
+        return Engine(self.journal, self.world, clock=self.world.clock)
+
+    def put_away(self) -> None:
+        """It is over; its journal serves the next simulation."""
+        _put_away.append(self.journal)
 
     def write(self) -> None:
         """The guest writes a new block to each disk, if it runs.
@@ -124,26 +134,31 @@ class Inline(ThreadPoolExecutor):
         return future
 
 
+class _Ended:
+    """A thread that has returned."""
+
+    def join(self) -> None:
+        """See ``threading.Thread``."""
+
+
 @contextmanager
 def without_threads() -> Iterator[None]:
-    """Bases are copied in the event loop's thread as well."""
+    """Bases are copied, and hearts beat, in the event loop's thread as well."""
 
     def run(crew: Any, body: Callable[[], None], _name: str) -> None:
         end = asyncio.get_running_loop().create_future()
         crew.ends.append(end)
-        crew._threads.append(Mock(spec=threading.Thread))
+        crew._threads.append(_Ended())
         body()
         end.set_result(None)
 
-    with patch.object(workers._Crew, "_spawn", run):
+    with patch.object(workers._Crew, "_spawn", run), patch.object(heart, "ThreadPoolExecutor", Inline):
         yield
 
 
 @cache
-def _beginning(
-    disks: tuple[SimulatedDisk | str, ...], destination: str
-) -> tuple[WorldState, str, Before, bytes]:
-    """The world, the domain and an empty journal, made once and then copied."""
+def _beginning(disks: tuple[SimulatedDisk | str, ...], destination: str) -> tuple[WorldState, str, Before]:
+    """The world and the domain, made once and then copied."""
     world = SimulatedWorld()
     world.add_host(SOURCE)
     world.add_host(destination)
@@ -156,14 +171,23 @@ def _beginning(
         files={uri: world.files(uri) for uri in (SOURCE, destination)},
         pools={uri: world.pools(uri) for uri in (SOURCE, destination)},
     )
-    path = Path(_FILES.name) / "empty.db"
-    open_journal(path).close()
-    return world.state, uuid, before, path.read_bytes()
+    return world.state, uuid, before
+
+
+# Journals that nobody needs any more. To open another one takes longer than a migration writes into it: each
+# prepares its statements for itself.
+_put_away: list[SqlJournal] = []
 
 
 def fresh_journal() -> SqlJournal:
-    """A journal that nobody has written to."""
-    return open_journal(Path(tempfile.mkdtemp(dir=_FILES.name)) / "journal.db")
+    """A journal in which nothing is written."""
+    if not _put_away:
+        return open_journal(Path(tempfile.mkdtemp(dir=_FILES.name)) / "journal.db")
+    journal = _put_away.pop()
+    with journal._transaction() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(delete(table))
+    return journal
 
 
 async def simulate(
@@ -171,12 +195,8 @@ async def simulate(
 ) -> Simulation:
     """A fresh world."""
     asyncio.get_running_loop().set_default_executor(Inline())
-    state, uuid, before, empty = _beginning(tuple(disks), destination)
-    world = SimulatedWorld(state=copy.deepcopy(state))
-    path = Path(tempfile.mkdtemp(dir=_FILES.name)) / "journal.db"
-    path.write_bytes(empty)
-    journal = open_journal(path)
-    return Simulation(world, uuid, copy.deepcopy(before), journal, Engine(journal, world, clock=world.clock))
+    state, uuid, before = copy.deepcopy(_beginning(tuple(disks), destination))
+    return Simulation(SimulatedWorld(state=state), uuid, before, fresh_journal())
 
 
 async def check_end(simulation: Simulation, result: Result, also: Collection[str] = ()) -> None:

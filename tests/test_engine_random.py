@@ -269,7 +269,7 @@ class Accidents(RuleBasedStateMachine):
             try:
                 self._end()
             finally:
-                self.simulation.journal.close()
+                self.simulation.put_away()
 
     def _end(self) -> None:
         mended(self.simulation)

@@ -80,7 +80,7 @@ async def live(name: str, strike: Happening | None = None, at: int = -1) -> Stor
     mended(simulation)
     await check_end(simulation, result)
     records = tuple(simulation.journal.records(header.migration))
-    simulation.journal.close()
+    simulation.put_away()
     return Story(tuple(points), result, records)
 
 
