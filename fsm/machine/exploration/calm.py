@@ -7,7 +7,7 @@ From every point there is one such future. It is followed to its end.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 from fsm.machine.exploration import hosts
@@ -218,7 +218,7 @@ class Futures:
         """The future of a point."""
         way: list[tuple[Node, bool]] = []
         future: Future | None = None
-        for before, following in self._steps(node):
+        for before, following in self._steps(node, self._found):
             if (future := self._found.get(before)) is not None:
                 break
             way.append((before, following is not None and self._gives_up(before)))
@@ -230,14 +230,17 @@ class Futures:
             self._found[passed] = future
         return future
 
-    def _steps(self, node: Node) -> Iterator[tuple[Node, Next | None]]:
-        """The points from ``node`` on, each with the step that leaves it; the last one has none."""
+    def _steps(self, node: Node, known: Container[Node] = ()) -> Iterator[tuple[Node, Next | None]]:
+        """The points from ``node`` on, each with the step that leaves it; the last one has none.
+
+        That is one of ``known`` where the way comes to one.
+        """
         visits: Counter[Node] = Counter()
         while visits[node] < MOST_VISITS:  # ends: there are so many points at most
             again = visits[node] > 0
             visits[node] += 1
             following = None
-            if not self._machine.spec.is_final(node.facts.state):
+            if node not in known and not self._machine.spec.is_final(node.facts.state):
                 following = (worn_out if again and node.decides else next_step)(self._machine, node)
             yield node, following
             if following is None:

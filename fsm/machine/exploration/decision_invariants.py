@@ -1,6 +1,7 @@
 """What must hold of every decision: what was seen, and what the machine makes of it.
 
-As in ``invariants``, each is a predicate with a name and a sentence.
+As in ``invariants``, each is a predicate with a name and a sentence. ``ANSWERS`` are about what is seen and
+what is decided then, wherever that is; ``DECISIONS`` also about what is true although nobody sees it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fsm.machine.spec import Kind as StateKind
 from fsm.machine.spec import Spec
 
 
-def never_commits_beside_an_unknown(_spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def never_commits_beside_an_unknown(node: Node, seen: Observation, verdict: Verdict) -> bool:
     """No commit is begun or gone on with while the other side is unknown, not fenced, and may have the
     domain.
     """
@@ -28,25 +29,25 @@ def never_commits_beside_an_unknown(_spec: Spec, node: Node, seen: Observation, 
     return not unknown or (side == SOURCE and not node.world.asked)
 
 
-def never_commits_while_both_run(_spec: Spec, node: Node, _seen: Observation, verdict: Verdict) -> bool:
+def never_commits_while_both_run(node: Node, _seen: Observation, verdict: Verdict) -> bool:
     """No commit is begun or gone on with while the guest also runs at the other side."""
     side = COMMITS.get(verdict.activity)
     return side is None or node.world.at(other(side)).life != hosts.RUNNING
 
 
-def never_commits_old_data(_spec: Spec, node: Node, _seen: Observation, verdict: Verdict) -> bool:
+def never_commits_old_data(node: Node, _seen: Observation, verdict: Verdict) -> bool:
     """A commit is begun only at the side that has the newest acknowledged writes."""
     side = COMMITS.get(verdict.activity)
     return side is None or node.world.newest == side or node.world.newest == BOTH
 
 
-def waiting_ends(spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def waiting_ends(spec: Spec, state: str, seen: Observation, verdict: Verdict) -> bool:
     """Outside a stable state nobody waits on when the state's time is up."""
     waits = verdict.taken is None and not verdict.activity
-    return not (waits and seen.engine.overdue) or spec.states[node.facts.state].kind is StateKind.STABLE
+    return not (waits and seen.engine.overdue) or spec.states[state].kind is StateKind.STABLE
 
 
-def stops_for_a_reason(spec: Spec, _node: Node, seen: Observation, verdict: Verdict) -> bool:
+def stops_for_a_reason(spec: Spec, _state: str, seen: Observation, verdict: Verdict) -> bool:
     """Stuck only when time is up, no attempt is left, or what is seen can't be explained; not for one missed
     look.
     """
@@ -74,7 +75,7 @@ def _unread(host: Host) -> bool:
     return not host.reachable and not host.fenced
 
 
-def begins_only_what_can_move(_spec: Spec, _node: Node, seen: Observation, verdict: Verdict) -> bool:
+def begins_only_what_can_move(_spec: Spec, _state: str, seen: Observation, verdict: Verdict) -> bool:
     """A domain is put on an overlay only while it is active and the destination is free for it."""
     if not _makes_overlay(seen, verdict):
         return True
@@ -83,7 +84,7 @@ def begins_only_what_can_move(_spec: Spec, _node: Node, seen: Observation, verdi
     return domain is not None and domain.active and free
 
 
-def no_attempt_left_ends_trying(_spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def no_attempt_left_ends_trying(node: Node, seen: Observation, verdict: Verdict) -> bool:
     """When no attempt is left nothing is tried again; a job that runs is watched on."""
     used_up = seen.engine.step_failed and not seen.engine.attempts_left
     # What failed may have been the way back from a shortage that is over.
@@ -91,19 +92,19 @@ def no_attempt_left_ends_trying(_spec: Spec, node: Node, seen: Observation, verd
     return not used_up or first or not _begins(node, seen, verdict)
 
 
-def time_up_ends_trying(_spec: Spec, _node: Node, seen: Observation, verdict: Verdict) -> bool:
+def time_up_ends_trying(_spec: Spec, _state: str, seen: Observation, verdict: Verdict) -> bool:
     """When a state's time is up no copy and no commit is begun, and no overlay made."""
     tries = verdict.activity == "copy-bases" or verdict.activity in COMMITS or _makes_overlay(seen, verdict)
     return not (seen.engine.overdue and tries)
 
 
-def abort_begins_nothing(_spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def abort_begins_nothing(node: Node, seen: Observation, verdict: Verdict) -> bool:
     """Once an abort was asked for, nothing is begun that the way back does not need."""
     asked = seen.engine.abort_requested and verdict.activity not in COMMITS
     return not asked or not _begins(node, seen, verdict)
 
 
-def shortage_begins_nothing(_spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def shortage_begins_nothing(node: Node, seen: Observation, verdict: Verdict) -> bool:
     """Once space gets short, nothing is begun that the way back does not need."""
     short = seen.engine.space_short and verdict.activity not in COMMITS
     return not short or not _begins(node, seen, verdict)
@@ -127,26 +128,26 @@ def _makes_overlay(seen: Observation, verdict: Verdict) -> bool:
     return domain is None or any(disk.layer is Layer.BASE for disk in domain.disks)
 
 
-def unexplained_is_not_waited_for(spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def unexplained_is_not_waited_for(spec: Spec, state: str, seen: Observation, verdict: Verdict) -> bool:
     """Where both hosts are known and show what this migration can't have made, nobody waits for it to go
     away.
     """
     waits = verdict.taken is None and not verdict.activity
-    if not waits or spec.states[node.facts.state].kind is StateKind.STABLE:
+    if not waits or spec.states[state].kind is StateKind.STABLE:
         return True
     migrates = CONDITIONS["source-migrating"].holds(seen)
     read = not (_unread(seen.source) or _unread(seen.destination) or migrates)
     return not (read and any(CONDITIONS[name].holds(seen) for name in TELLING))
 
 
-def split_brain_stops(spec: Spec, _node: Node, seen: Observation, verdict: Verdict) -> bool:
+def split_brain_stops(spec: Spec, _state: str, seen: Observation, verdict: Verdict) -> bool:
     """Where the guest is seen to run at both hosts, nothing is done but to stop."""
     if not CONDITIONS["both-run"].holds(seen):
         return True
     return not verdict.activity and (verdict.taken is None or _stable(spec, verdict.taken.dest))
 
 
-def unknown_leads_to_nothing_else(spec: Spec, _node: Node, seen: Observation, verdict: Verdict) -> bool:
+def unknown_leads_to_nothing_else(spec: Spec, _state: str, seen: Observation, verdict: Verdict) -> bool:
     """Once the transfer has begun, nothing is decided beside an unknown host but to stop."""
     known = not (_unread(seen.source) or _unread(seen.destination))
     if known or verdict.taken is None or not seen.engine.transfer_begun:
@@ -154,10 +155,10 @@ def unknown_leads_to_nothing_else(spec: Spec, _node: Node, seen: Observation, ve
     return _stable(spec, verdict.taken.dest) or CONDITIONS["source-migrating"].holds(seen)
 
 
-def failed_commit_stops(spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def failed_commit_stops(spec: Spec, state: str, seen: Observation, verdict: Verdict) -> bool:
     """A commit that has no attempt left leads to a stop."""
     used_up = seen.engine.step_failed and not seen.engine.attempts_left
-    commits = spec.states[node.facts.state].activity in COMMITS
+    commits = spec.states[state].activity in COMMITS
     return not (used_up and commits) or verdict.taken is None or _stable(spec, verdict.taken.dest)
 
 
@@ -165,7 +166,7 @@ def _stable(spec: Spec, state: str) -> bool:
     return spec.states[state].kind is StateKind.STABLE
 
 
-def names_its_reason(_spec: Spec, _node: Node, seen: Observation, verdict: Verdict) -> bool:
+def names_its_reason(_spec: Spec, _state: str, seen: Observation, verdict: Verdict) -> bool:
     """What is called an abort was asked for, what is called lost was waited for, a split was seen."""
     demanded = REASONS.get(verdict.taken.trigger if verdict.taken else "")
     return demanded is None or CONDITIONS[demanded].holds(seen)
@@ -182,7 +183,7 @@ REASONS = {
 }
 
 
-def alterations_are_not_committed(_spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def alterations_are_not_committed(node: Node, seen: Observation, verdict: Verdict) -> bool:
     """No commit and no transfer is begun where the overlay shows what it would destroy."""
     side = SOURCE if verdict.activity == "migrate" else COMMITS.get(verdict.activity)
     if side is None or node.world.job:
@@ -190,7 +191,7 @@ def alterations_are_not_committed(_spec: Spec, node: Node, seen: Observation, ve
     return not CONDITIONS[f"{side}-altered"].holds(seen)
 
 
-def foreign_layers_are_left_alone(_spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def foreign_layers_are_left_alone(node: Node, seen: Observation, verdict: Verdict) -> bool:
     """No commit and no transfer is begun where a layer lies that this migration did not make."""
     side = SOURCE if verdict.activity == "migrate" else COMMITS.get(verdict.activity)
     if side is None or node.world.job:
@@ -198,23 +199,23 @@ def foreign_layers_are_left_alone(_spec: Spec, node: Node, seen: Observation, ve
     return not CONDITIONS[f"{side}-foreign"].holds(seen)
 
 
-def bases_are_copied_once(_spec: Spec, _node: Node, seen: Observation, verdict: Verdict) -> bool:
+def bases_are_copied_once(_spec: Spec, _state: str, seen: Observation, verdict: Verdict) -> bool:
     """What was copied and verified is not copied again."""
     return not (verdict.activity == "copy-bases" and seen.engine.copies_verified)
 
 
-def failing_actions_end(spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def failing_actions_end(spec: Spec, state: str, seen: Observation, verdict: Verdict) -> bool:
     """Actions that have failed are not tried on for ever: a stop comes when the state's time is up."""
     failing = seen.engine.step_failed and seen.engine.overdue and verdict.taken and verdict.taken.actions
-    if not failing or verdict.taken is None or _stable(spec, node.facts.state):
+    if not failing or verdict.taken is None or _stable(spec, state):
         return True
     # Those of a refusal fail at nothing: what can't be put back is told.
     return _stable(spec, verdict.taken.dest) or seen.engine.preflight is not Preflight.PASSED
 
 
-def alterations_stop(spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def alterations_stop(spec: Spec, state: str, seen: Observation, verdict: Verdict) -> bool:
     """Once a migration has started: where its domain is at one side, and altered, only a stop is taken up."""
-    if verdict.taken is None or node.facts.state == spec.initial:
+    if verdict.taken is None or state == spec.initial:
         return True
     altered = any(
         CONDITIONS[f"owned-by-{side}"].holds(seen) and CONDITIONS[f"{side}-altered"].holds(seen)
@@ -224,37 +225,39 @@ def alterations_stop(spec: Spec, node: Node, seen: Observation, verdict: Verdict
     return not altered or verdict.taken.dest == "committing-dest" or _stable(spec, verdict.taken.dest)
 
 
-def rescue_is_done_when_asked(spec: Spec, node: Node, seen: Observation, verdict: Verdict) -> bool:
+def rescue_is_done_when_asked(spec: Spec, state: str, seen: Observation, verdict: Verdict) -> bool:
     """Snapshots in an overlay are saved if that is asked for and the domain is known to be at one side."""
     can = any(
         all(CONDITIONS[f"{side}-{what}"].holds(seen) for what in ("untangled", "altered"))
         and CONDITIONS[f"owned-by-{side}"].holds(seen)
         for side in (SOURCE, DESTINATION)
     )
-    wanted = can and seen.engine.rescue_requested and _stable(spec, node.facts.state)
+    wanted = can and seen.engine.rescue_requested and _stable(spec, state)
     return wanted == (verdict.activity == "rescue-snapshots")
 
 
-DECISIONS = (
-    alterations_are_not_committed,
+ANSWERS = (
     alterations_stop,
     rescue_is_done_when_asked,
-    foreign_layers_are_left_alone,
     bases_are_copied_once,
     failing_actions_end,
     begins_only_what_can_move,
-    no_attempt_left_ends_trying,
     time_up_ends_trying,
-    abort_begins_nothing,
-    shortage_begins_nothing,
     unexplained_is_not_waited_for,
     split_brain_stops,
     unknown_leads_to_nothing_else,
     failed_commit_stops,
     names_its_reason,
+    waiting_ends,
+    stops_for_a_reason,
+)
+DECISIONS = (
+    alterations_are_not_committed,
+    foreign_layers_are_left_alone,
+    no_attempt_left_ends_trying,
+    abort_begins_nothing,
+    shortage_begins_nothing,
     never_commits_beside_an_unknown,
     never_commits_while_both_run,
     never_commits_old_data,
-    waiting_ends,
-    stops_for_a_reason,
 )

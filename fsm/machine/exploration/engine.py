@@ -11,7 +11,9 @@ from functools import cache, partial
 from itertools import product
 from typing import NamedTuple
 
-from fsm.machine.conditions import CONDITIONS
+from attrs import frozen
+
+from fsm.machine.conditions import CONDITIONS, Reads
 from fsm.machine.decision import Verb, decide
 from fsm.machine.exploration import hosts
 from fsm.machine.exploration.activities import ACTIVITIES, FAILED, HALFWAY, LOST
@@ -26,7 +28,8 @@ from fsm.machine.spec import RetryPolicy, Spec
 from fsm.machine.validation import conditions_of
 
 
-class View(NamedTuple):
+@frozen(eq=False)  # the same ones come again and again: to compare them would be to compare observations
+class View:
     """Something that can be observed, and which conditions hold then, a bit for each."""
 
     seen: Observation
@@ -52,6 +55,11 @@ UNREAD = Host(reachable=False)
 FENCED = Host(reachable=False, fenced=True)
 UNKNOWN_YET = Host(reachable=True)  # before there is a plan, nobody knows what to ask for
 
+_BITS = {
+    reads: [(1 << bit, one.predicate) for bit, one in enumerate(CONDITIONS.values()) if one.reads is reads]
+    for reads in Reads
+}
+
 # The index of an observation that a calm world leads to: both hosts answer, no time is up, an attempt is
 # left.
 CALM = 0
@@ -63,15 +71,23 @@ def views(node: Node, policy: RetryPolicy, *, stable: bool, shortage: bool) -> t
     ``shortage``: the state asks whether space gets short.
     """
     facts, world = node.facts, node.world
-    known = facts._replace(saved=False, verified=False, started_paused=False)
+    known = _unseen(facts)
     asks = (stable, shortage)
     if not facts.planned:
         return _views(known, Place(), Place(), "", asks, policy.attempts)
     return _views(known, _plain(world.source), _plain(world.destination), world.job, asks, policy.attempts)
 
 
+# What a look does not show left out, so that fewer different views are worked out.
+
+
+@cache
+def _unseen(facts: Facts) -> Facts:
+    return facts._replace(state="", saved=False, verified=False, started_paused=False)
+
+
+@cache
 def _plain(place: Place) -> Place:
-    """What a look does not show left out, so that fewer different views are worked out."""
     return place._replace(overlay="", written=False, marker="")
 
 
@@ -91,19 +107,25 @@ def _views(
     left = [True] if not facts.failed or attempts is None else [True, False] if attempts > 1 else [False]
     found: dict[int, View] = {}
     stable, shortage = asks
-    for overdue, short, due, attempts_left, at_source, at_destination in product(
+    both = [(pair, _holding(Reads.HOSTS, *pair)) for pair in product(here, there)]
+    for overdue, short, due, attempts_left in product(
         (False, True),
         (False, True) if shortage else (False,),
         (True, False) if stable else (False,),
         left,
-        here,
-        there,
     ):
         engine = _engine(facts, overdue=overdue, short=short, due=due, attempts_left=attempts_left)
-        seen = Observation(at_source, at_destination, engine)
-        holding = sum(1 << bit for bit, one in enumerate(CONDITIONS.values()) if one.holds(seen))
-        found.setdefault(holding, View(seen, holding))
+        of_engine = _holding(Reads.ENGINE, engine)
+        for pair, of_hosts in both:
+            holding = of_engine | of_hosts
+            if holding not in found:
+                found[holding] = View(Observation(*pair, engine), holding)
     return tuple(found.values())
+
+
+def _holding(reads: Reads, *seen: object) -> int:
+    """Those conditions that hold of what they read."""
+    return sum(bit for bit, predicate in _BITS[reads] if predicate(*seen))
 
 
 def _looks(place: Place, *, migrates: bool, fenced: bool, given_up: bool) -> list[Host]:
@@ -140,6 +162,7 @@ class Machine:
         self._read = {name: conditions_of(spec, name) for name in spec.states}
         self._interpreter: Interpreter | None = None  # made when first needed: most mutants never ask
         self._verdicts: dict[tuple[str, int], Verdict] = {}
+        self.sound: set[tuple[str, View]] = set()  # what is answered well, as far as the answer alone tells
 
     def plain(self, node: Node) -> Node:
         """The same point without what makes no difference to any decision or invariant from there on."""
@@ -152,14 +175,18 @@ class Machine:
         if facts.abort_requested and "abort-requested" not in read and not node.world.job:
             facts = facts._replace(abort_requested=False)  # who wants it may ask again
         world = node.world
-        if node.decides and facts.planned and state.kind is not StateKind.FINAL:
+        if not world.pools and node.decides and facts.planned and state.kind is not StateKind.FINAL:
             # What comes next may open them again, before it releases them.
             world = world._replace(pools=True)
-        if not (world.source.altered or world.destination.altered):
+        if (facts.rescue_requested or facts.given_up) and not (
+            world.source.altered or world.destination.altered
+        ):
             facts = facts._replace(rescue_requested=False, given_up=False)
         heading = node.heading_for
         if heading and node.decides and self.spec.states[heading].blocks <= state.blocks:
             heading = ""
+        if facts is node.facts and world is node.world and heading == node.heading_for:
+            return node  # as most are
         return node._replace(facts=facts, world=world, heading_for=heading)
 
     def verdict(self, state: str, view: View) -> Verdict:
@@ -186,8 +213,9 @@ class Machine:
 
     def decisions(self, node: Node) -> Iterator[tuple[View, Verdict, Next | None]]:
         """Every decision that may come next; a wait leads nowhere."""
+        fenced = node.facts.fenced_source or node.facts.fenced_destination
         for view in self.views(node):
-            if (again := _seen_again(node, view.seen)) is not None:
+            if fenced and (again := _seen_again(node, view.seen)) is not None:
                 yield view, NOTED, again
                 continue
             verdict = self.verdict(node.facts.state, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from fsm.machine.exploration import hosts
 from fsm.machine.exploration.facts import Facts
@@ -15,16 +16,24 @@ ADOPTION = Step(Kind.REQUEST, "adopt")
 
 def steps(node: Node) -> Iterator[Next]:
     """Every step of the environment."""
-    for name, world in (*accidents(node.world), *meddling(node)):
-        if world is not None and world != node.world:
-            yield Step(Kind.HOSTS, name), node._replace(world=world)
+    for name, world in accidents(node.world):
+        yield Step(Kind.HOSTS, name), node._replace(world=world)
+    for name, changed in meddling(node):
+        if changed is not None and changed != node.world:
+            yield Step(Kind.HOSTS, name), node._replace(world=changed)
     if node.decides:
         yield from _requests(node)
         yield from _adoption(node)
 
 
-def accidents(world: World) -> Iterator[tuple[str, World | None]]:
-    """What may become of the hosts; None and the same world mean that it can't happen now."""
+@cache  # many points share a world
+def accidents(world: World) -> tuple[tuple[str, World], ...]:
+    """What may become of the hosts."""
+    return tuple((name, after) for name, after in _accidents(world) if after is not None and after != world)
+
+
+def _accidents(world: World) -> Iterator[tuple[str, World | None]]:
+    # None and the same world mean that it can't happen now.
     yield "the migration goes on", progress(world)
     yield "the migration fails", hosts.fail_migration(world)
     yield "the source's libvirtd dies in the switch-over", hosts.lose_migration(world)

@@ -8,8 +8,8 @@ from attrs import define, field, frozen
 
 from fsm.errors import TransitionRefused
 from fsm.machine.exploration import environment
-from fsm.machine.exploration.decision_invariants import DECISIONS
-from fsm.machine.exploration.engine import NOTED, Machine, Verdict
+from fsm.machine.exploration.decision_invariants import ANSWERS, DECISIONS
+from fsm.machine.exploration.engine import NOTED, Machine, Verdict, View
 from fsm.machine.exploration.facts import Facts
 from fsm.machine.exploration.invariants import POINTS, STEPS
 from fsm.machine.exploration.node import Kind, Next, Node, Step
@@ -117,14 +117,27 @@ def steps(machine: Machine, node: Node) -> Iterator[Next]:
         yield from environment.steps(node)
 
 
+def _broken(machine: Machine, node: Node, view: View, verdict: Verdict) -> str:
+    """The first invariant that does not hold of a decision, empty if all do."""
+    spec, state, seen = machine.spec, node.facts.state, view.seen
+    if (state, view) not in machine.sound:
+        for sound in ANSWERS:
+            if not sound(spec, state, seen, verdict):
+                return sound.__name__
+        machine.sound.add((state, view))
+    for fitting in DECISIONS:
+        if not fitting(node, seen, verdict):
+            return fitting.__name__
+    return ""
+
+
 def _decided(machine: Machine, node: Node) -> Iterator[Next]:
     taken: set[Verdict] = set()
     try:
         for view, verdict, following in machine.decisions(node):
-            for sound in DECISIONS if verdict is not NOTED else ():
-                if not sound(machine.spec, node, view.seen, verdict):
-                    step, after = following or (Step(Kind.HOSTS, "the engine waits", seen=view.seen), node)
-                    raise Broken(sound.__name__, step, after)
+            if verdict is not NOTED and (broken := _broken(machine, node, view, verdict)):
+                step, after = following or (Step(Kind.HOSTS, "the engine waits", seen=view.seen), node)
+                raise Broken(broken, step, after)
             if following is not None and verdict not in taken:
                 taken.add(verdict)
                 yield following

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fsm.machine.exploration.calm import FUTURES
-from fsm.machine.exploration.decision_invariants import DECISIONS
+from fsm.machine.exploration.decision_invariants import ANSWERS, DECISIONS
 from fsm.machine.exploration.effects import EFFECTS
 from fsm.machine.exploration.hosts import DESTINATION, SOURCE, World
 from fsm.machine.exploration.invariants import POINTS, STEPS
 from fsm.machine.exploration.node import Kind, Node, Step
 from fsm.machine.exploration.search import Violation
 
-MEANINGS = {one.__name__: (one.__doc__ or "").strip() for one in (*POINTS, *DECISIONS, *STEPS, *FUTURES)}
+MEANINGS = {
+    one.__name__: (one.__doc__ or "").strip() for one in (*POINTS, *ANSWERS, *DECISIONS, *STEPS, *FUTURES)
+}
 
 
 def lines(violation: Violation) -> Iterator[str]:
