@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from itertools import product
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from attrs import evolve
 from hypothesis import given, settings
 
-from fsm.machine.conditions import CONDITIONS, Reads
+from fsm.machine.conditions import CONDITIONS, Condition, Reads
 from fsm.machine.observation import (
     Activity,
     BlockJob,
@@ -373,9 +374,33 @@ COVERED_ENGINES = {
 }
 
 
+def told_by(*given: Host | None) -> tuple[bool, ...]:
+    """What the conditions say that read these hosts and no others; an absent one would break them."""
+    unread = tuple(host is None for host in given)
+    return tuple(
+        one.predicate(*given)
+        for one in CONDITIONS.values()
+        if one.reads is Reads.HOSTS and ignored(one) == unread
+    )
+
+
+def ignored(condition: Condition) -> tuple[bool, ...]:
+    return tuple(name.startswith("_") for name in signature(condition.predicate).parameters)
+
+
 def test_merging_hosts_loses_no_combination() -> None:
     views = list(hosts())
-    assert {vector(Observation(*pair)) for pair in product(views, views)} == COVERED
+    of_source = [told_by(view, None) for view in views]
+    of_destination = [told_by(None, view) for view in views]
+    joint = [one.predicate for one in CONDITIONS.values() if ignored(one) == (False, False)]
+    found = {
+        (of_source[here], of_destination[there], *(holds(views[here], views[there]) for holds in joint))
+        for here, there in product(range(len(views)), repeat=2)
+    }
+    assert found == {
+        (told_by(one.source, None), told_by(None, one.destination), *told_by(one.source, one.destination))
+        for one in host_witnesses()
+    }
 
 
 @given(observations)

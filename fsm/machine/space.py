@@ -12,7 +12,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from attrs import evolve, fields
+from attrs import fields
 
 from fsm.machine.conditions import CONDITIONS, Reads
 from fsm.machine.observation import (
@@ -115,7 +115,8 @@ def host_witnesses_of(names: frozenset[str]) -> tuple[Observation, ...]:
 def observations(names: frozenset[str]) -> list[Observation]:
     """One observation for every combination of truth values of the conditions ``names``."""
     engines = engine_witnesses(names)
-    return [evolve(pair, engine=engine) for pair in host_witnesses_of(names) for engine in engines]
+    pairs = host_witnesses_of(names)
+    return [Observation(pair.source, pair.destination, engine) for pair in pairs for engine in engines]
 
 
 def _probe_hosts() -> Iterator[Host]:
