@@ -8,6 +8,7 @@ import pytest
 
 from fsm.errors import BadInput, HostUnreachable
 from fsm.hypervisor.simulated import Moment
+from fsm.hypervisor.values import Tuning
 from tests.simulation import DESTINATION, SOURCE, check_end, simulate
 
 THE_PATH = ["planned", "snapshotted", "transferring", "committing-dest", "committed"]
@@ -163,6 +164,13 @@ async def test_bad_requests_touch_nothing() -> None:
         {"source_uri": "nonsense"},
         {"connections": 0},
         {"bandwidth_mib_per_s": -1},
+        {"tuning": Tuning(max_downtime_ms=-1)},
+        {"tuning": Tuning(max_downtime_ms=2_000_001)},
+        {"tuning": Tuning(parallel_connections=2)},
+        {"tuning": Tuning(parallel=True, parallel_connections=256)},
+        {"tuning": Tuning(parallel=True, compress=True)},
+        {"tuning": Tuning(comp_methods=("mt",))},
+        {"tuning": Tuning(compress=True, comp_methods=("zstd",))},
     ):
         with pytest.raises(BadInput):
             await simulation.migrate(**changes)

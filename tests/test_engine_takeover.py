@@ -19,6 +19,7 @@ from fsm.engine.heart import LEASE_S, Heart
 from fsm.engine.holder import Holder, is_dead, new_holder
 from fsm.engine.plan import Side
 from fsm.hypervisor.simulated import Moment
+from fsm.hypervisor.values import MigrationRequest, Tuning
 from fsm.journal.port import Leased, LeaseLost
 from fsm.journal.records import Lease, Record
 from fsm.journal.sql import SqlJournal, open_journal
@@ -63,6 +64,18 @@ async def test_an_abort_after_a_crash_rolls_back_or_goes_on(count: int) -> None:
     result = await (await other.resume(migration)).wait()
     assert result.state in ("committed", "rolled-back", "refused"), result
     await check_end(simulation, result)
+
+
+async def test_the_tuning_outlives_the_engine() -> None:
+    wanted = Tuning(auto_converge=True, max_downtime_ms=700, compress=True, comp_methods=("mt",))
+    simulation = await simulate()
+    handle = await simulation.start(tuning=wanted)
+    await handle.detach()
+    other = Engine(simulation.journal, simulation.world, clock=simulation.world.clock)
+    assert (await (await other.resume(handle.migration)).wait()).state == "committed"
+    (call,) = (call for call in simulation.world.calls if call.name == "migrate")
+    assert isinstance(request := call.arguments[1], MigrationRequest)
+    assert request.tuning == wanted
 
 
 async def test_what_a_living_engine_drives_is_left_to_it() -> None:

@@ -7,12 +7,13 @@ import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from attrs import evolve
 
 from fsm.errors import HostError, HostUnreachable, NotFound, OutcomeUnknown
 from fsm.hypervisor import domain_xml
 from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.port import Host
-from fsm.hypervisor.values import DomainFacts, MigrationRequest, Overlay, PoolState
+from fsm.hypervisor.values import DomainFacts, MigrationRequest, Overlay, PoolState, Tuning
 from fsm.lab import Lab
 from fsm.machine.observation import DomainState, Job
 from tests.libvirt_helpers import (
@@ -156,8 +157,12 @@ async def test_a_migration_seen_from_both_sides(
 async def test_an_aborted_migration(lab: Lab, source: Host, destination: Host, uuid: str) -> None:
     request, overlays = await prepare(lab, source, destination, uuid, bandwidth=SLOW_MIB_PER_S, data_mib=12)
     await source.abort_job(uuid)
-    task = asyncio.create_task(source.migrate(uuid, request))
+    downtime = ("migrate-getmaxdowntime", "--domain", NAME)
+    before = lab.hosts[0].virsh(*downtime)
+    tuned = evolve(request, tuning=Tuning(max_downtime_ms=777))
+    task = asyncio.create_task(source.migrate(uuid, tuned))
     await until(source, uuid, mirroring)
+    assert lab.hosts[0].virsh(*downtime).strip() == "777"
     assert await source.migration_progress(uuid) is not None
     assert await destination.migration_progress(uuid) is not None
     await destination.abort_job(uuid)  # there is nothing to abort at that side
@@ -167,6 +172,7 @@ async def test_an_aborted_migration(lab: Lab, source: Host, destination: Host, u
     assert type(caught.value) is HostError
     assert caught.value.call == "migrate"
     await source.abort_job(uuid)
+    assert lab.hosts[0].virsh(*downtime) == before
     assert await source.migration_progress(uuid) is None
     stayed = await facts_of(source, uuid)
     assert (stayed.state, stayed.job) == (DomainState.PAUSED, Job.NONE)

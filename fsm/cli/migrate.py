@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from attrs import fields_dict
 
 from fsm.cli.display import Display
 from fsm.cli.drive import drive
+from fsm.engine.bad_input import COMPRESSION
 from fsm.engine.engine import Engine
 from fsm.engine.handle import Handle
 from fsm.engine.plan import Direct, MergeChoice, Request, Verify
 from fsm.errors import BadInput
+from fsm.hypervisor.values import Tuning
 
 
 @click.command()
@@ -41,6 +44,33 @@ from fsm.errors import BadInput
     metavar="MIB_PER_S",
     help="Limit the copy of the bases, and then the migration; 0: unlimited.",
 )
+@click.option(
+    "--auto-converge", is_flag=True, help="Slow the guest's CPUs down where memory does not converge."
+)
+@click.option(
+    "--max-downtime",
+    "max_downtime_ms",
+    type=click.IntRange(0),
+    default=0,
+    metavar="MS",
+    help="How long the guest may stand still at the switch-over; 0: libvirt's choice.",
+)
+@click.option("--parallel", is_flag=True, help="Send memory over several connections.")
+@click.option(
+    "--parallel-connections",
+    type=click.IntRange(0, 255),
+    default=0,
+    metavar="N",
+    help="How many; 0: QEMU's choice.",
+)
+@click.option("--compress", is_flag=True, help="Compress memory on its way.")
+@click.option(
+    "--comp-methods",
+    default="",
+    metavar="METHOD[,METHOD]",
+    help=f"How: {' or '.join(COMPRESSION)}.",
+)
+@click.option("--postcopy", is_flag=True, help="Not possible: see docs/decisions.md.")
 @click.option(
     "--verify",
     # As words: click takes an enum's members by their upper-case names.
@@ -87,13 +117,20 @@ from fsm.errors import BadInput
 @click.option("--correlation", default="", metavar="ID", help="Your own id for this request, for the log.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result.")
 @click.pass_context
-def migrate(context: click.Context, /, storage: str, as_json: bool, **options: Any) -> None:
+def migrate(context: click.Context, /, storage: str, postcopy: bool, as_json: bool, **options: Any) -> None:
     """Migrate DOMAIN live to another host, with its internal snapshots."""
     if storage != "copy":
         raise BadInput(f"--storage {storage} can't be done yet", remedy="leave it away: the bases are copied")
+    if postcopy:
+        raise BadInput(
+            "--postcopy is not possible: a link that breaks then leaves the guest's memory in two halves",
+            remedy="--auto-converge and a longer --max-downtime bring a busy guest to its end",
+        )
     words = {"verify": Verify(options["verify"]), "merge": MergeChoice(options["merge"])}
     direct = _direct(options)
-    request = Request(**{**options, **words}, direct=direct)
+    options["comp_methods"] = tuple(filter(None, options["comp_methods"].split(",")))
+    tuning = Tuning(**{name: options.pop(name) for name in fields_dict(Tuning)})
+    request = Request(**{**options, **words}, direct=direct, tuning=tuning)
 
     async def begin(engine: Engine, display: Display) -> list[Handle]:
         return [await engine.start(request, on_progress=display.progress, on_record=display.record)]

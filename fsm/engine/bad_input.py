@@ -8,6 +8,11 @@ from fsm.engine.direct import check_direct
 from fsm.engine.plan import Request
 from fsm.errors import BadInput
 from fsm.hypervisor.uris import safe_uri
+from fsm.hypervisor.values import Tuning
+
+COMPRESSION = ("mt", "xbzrle")
+LONGEST_DOWNTIME_MS = 2_000_000
+"""QEMU's own bound."""
 
 # Neither libvirt nor a journal takes these; the last are bytes of a command line that are no UTF-8.
 _UNWRITABLE = re.compile("[\0\n\ud800-\udfff]")
@@ -29,3 +34,28 @@ def check_request(request: Request) -> None:
         raise BadInput("the bandwidth can't be negative", remedy="0 means unlimited")
     if request.direct is not None:
         check_direct(request, request.direct)
+    _check_tuning(request.tuning)
+
+
+def _check_tuning(tuning: Tuning) -> None:
+    """What libvirt or QEMU would refuse, or take without any effect (tried on 9.0 with 7.2)."""
+    if not 0 <= tuning.max_downtime_ms <= LONGEST_DOWNTIME_MS:
+        raise BadInput(
+            f"a downtime of {tuning.max_downtime_ms} ms: 1 to {LONGEST_DOWNTIME_MS} are possible",
+            remedy="0 leaves it to libvirt",
+        )
+    if tuning.parallel_connections and not tuning.parallel:
+        raise BadInput("a number of parallel connections without --parallel", remedy="add --parallel")
+    if not 0 <= tuning.parallel_connections <= 255:
+        raise BadInput(f"{tuning.parallel_connections} parallel connections: 1 to 255 are possible")
+    if tuning.comp_methods and not tuning.compress:
+        raise BadInput("a method of compression without --compress", remedy="add --compress")
+    if unknown := [method for method in tuning.comp_methods if method not in COMPRESSION]:
+        raise BadInput(
+            f"no method of compression: {', '.join(unknown)}", remedy=f"there are: {', '.join(COMPRESSION)}"
+        )
+    if tuning.compress and tuning.parallel:
+        raise BadInput(
+            "QEMU does not compress what goes over parallel connections",
+            remedy="leave away --compress or --parallel",
+        )

@@ -11,7 +11,7 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from fsm.hypervisor.uris import safe_uri
-from fsm.hypervisor.values import Base, Marker, Overlay, PoolState, SnapshotMetadata
+from fsm.hypervisor.values import Base, Marker, Overlay, PoolState, SnapshotMetadata, Tuning
 from fsm.machine.observation import Merge, Size
 
 
@@ -75,7 +75,8 @@ class Request:
 
     ``domain`` is a name or UUID. ``destination_uri`` is the destination as the engine sees it, ``peer_uri``
     as the source host sees it (the same unless given). ``migrate_uri`` names the address for the memory
-    stream. ``bandwidth_mib_per_s`` limits what crosses the network; 0 means unlimited. ``exclude_disks``
+    stream. ``bandwidth_mib_per_s`` limits what crosses the network; 0 means unlimited. ``tuning`` is handed
+    on to libvirt. ``exclude_disks``
     names targets to be left alone. ``accept`` names preflight checks whose findings the user takes on
     himself. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
     ``correlation`` is the caller's own id for this request; every event of the log carries it.
@@ -90,6 +91,7 @@ class Request:
     merge: MergeChoice = field(default=MergeChoice.AUTO, converter=MergeChoice)
     bandwidth_mib_per_s: int = 0
     connections: int = 4
+    tuning: Tuning = field(factory=Tuning)
     exclude_disks: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
     direct: Direct | None = None

@@ -68,6 +68,7 @@ async def _migration_request(context: Context, source: Host) -> MigrationRequest
         disks=context.planned.targets,
         bandwidth_mib_per_s=request.bandwidth_mib_per_s,
         unsafe="unsafe" in request.accept,
+        tuning=request.tuning,
     )
 
 

@@ -193,6 +193,21 @@ class PoolState(StrEnum):
 
 
 @frozen
+class Tuning:
+    """How libvirt's migration is to come to its end, in the words of virsh's options of these names.
+
+    ``max_downtime_ms`` and ``parallel_connections`` 0 leave the choice to libvirt, as no ``comp_methods`` do.
+    """
+
+    auto_converge: bool = False
+    max_downtime_ms: int = 0
+    parallel: bool = False
+    parallel_connections: int = 0
+    compress: bool = False
+    comp_methods: tuple[str, ...] = ()
+
+
+@frozen
 class MigrationRequest:
     """One call of ``virDomainMigrateToURI3``.
 
@@ -210,6 +225,7 @@ class MigrationRequest:
     migrate_uri: str | None = None
     bandwidth_mib_per_s: int = 0
     unsafe: bool = False
+    tuning: Tuning = field(factory=Tuning)
 
 
 @frozen

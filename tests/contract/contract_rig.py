@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import chain, repeat
 from typing import Protocol, TypeVar
 
-from attrs import field, frozen, mutable
+from attrs import evolve, field, frozen, mutable
 
 from fsm.hypervisor.domain_xml import with_disk_sources
 from fsm.hypervisor.port import Connector, Host
-from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, MigrationRequest, Overlay
+from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, MigrationRequest, Overlay, Tuning
 from fsm.machine.observation import DomainState, Job
 
 T = TypeVar("T")
@@ -248,11 +248,12 @@ class Prepared:
             bandwidth_mib_per_s=bandwidth_mib_per_s,
         )
 
-    async def migrate(self, *, merge: str = "commit", bandwidth_mib_per_s: int = 0) -> None:
+    async def migrate(
+        self, *, merge: str = "commit", bandwidth_mib_per_s: int = 0, tuning: Tuning | None = None
+    ) -> None:
         """Migrate."""
-        await self.source.migrate(
-            self.uuid, await self.request(merge=merge, bandwidth_mib_per_s=bandwidth_mib_per_s)
-        )
+        request = await self.request(merge=merge, bandwidth_mib_per_s=bandwidth_mib_per_s)
+        await self.source.migrate(self.uuid, evolve(request, tuning=tuning or Tuning()))
 
     async def begin(self, bandwidth_mib_per_s: int) -> asyncio.Task[None]:
         """Migrate slowly in a task of its own; both sides are at work when this returns."""

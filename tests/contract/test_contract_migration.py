@@ -9,6 +9,7 @@ from attrs import evolve
 
 from fsm.errors import HostError, NotFound
 from fsm.hypervisor import domain_xml
+from fsm.hypervisor.values import Tuning
 from fsm.machine.observation import DomainState, Job
 from tests.contract.contract_rig import (
     KIB,
@@ -63,6 +64,32 @@ async def test_a_domain_moves_with_its_writes_and_snapshots(rig: Rig, merge: str
     assert [disk.source for disk in domain_xml.disks(await there.persistent_xml(uuid))] == [
         overlay.base for overlay in prepared.overlays
     ]
+
+
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        Tuning(auto_converge=True, max_downtime_ms=500),
+        Tuning(parallel=True, parallel_connections=3, auto_converge=True),
+        Tuning(parallel=True),
+        Tuning(compress=True),
+        Tuning(compress=True, comp_methods=("mt", "xbzrle")),
+    ],
+)
+async def test_every_tuning_is_taken(rig: Rig, tuning: Tuning) -> None:
+    uuid = rig.domain("web")
+    prepared = await prepare(rig, uuid)
+    rig.write(rig.source, uuid, "vda", 0, 64 * KIB, 0x22)
+    await prepared.migrate(tuning=tuning)
+    assert (await facts_of(prepared.destination, uuid)).reason == "migrated"
+    assert rig.holds(rig.destination, uuid, "vda", 0, 64 * KIB, 0x22)
+
+
+async def test_connections_without_parallel_stand_against_it(rig: Rig) -> None:
+    prepared = await prepare(rig, rig.domain("web"))
+    with pytest.raises(HostError, match="parallel"):
+        await prepared.migrate(tuning=Tuning(parallel_connections=3, max_downtime_ms=500))
+    await assert_back(prepared)
 
 
 async def test_a_paused_domain_arrives_paused(rig: Rig) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import libvirt
 
 from fsm.hypervisor.libvirt.reading import running_job
 from fsm.hypervisor.libvirt.session import Call, open_connection, perform
-from fsm.hypervisor.values import JobProgress, MigrationRequest
+from fsm.hypervisor.values import JobProgress, MigrationRequest, Tuning
 from fsm.machine.observation import Job
 
 _FLAGS = (
@@ -94,4 +95,39 @@ def _migrate(call: Call, uuid: str, request: MigrationRequest) -> None:
         params[libvirt.VIR_MIGRATE_PARAM_URI] = request.migrate_uri
     if request.bandwidth_mib_per_s:
         params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = request.bandwidth_mib_per_s
-    call.domain(uuid).migrateToURI3(request.destination_uri, params, flags)
+    tuning = request.tuning
+    flags |= sum(flag for flag, wanted in _flags(tuning) if wanted)
+    if tuning.parallel_connections:
+        params[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = tuning.parallel_connections
+    if tuning.comp_methods:
+        params[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] = list(tuning.comp_methods)
+    domain = call.domain(uuid)
+    with _downtime(domain, tuning.max_downtime_ms):
+        domain.migrateToURI3(request.destination_uri, params, flags)
+
+
+def _flags(tuning: Tuning) -> tuple[tuple[int, bool], ...]:
+    return (
+        (libvirt.VIR_MIGRATE_AUTO_CONVERGE, tuning.auto_converge),
+        (libvirt.VIR_MIGRATE_PARALLEL, tuning.parallel),
+        (libvirt.VIR_MIGRATE_COMPRESSED, tuning.compress),
+    )
+
+
+@contextmanager
+def _downtime(domain: Any, max_ms: int) -> Iterator[None]:
+    """Have QEMU keep to a downtime in this migration; after one that failed it is as it was.
+
+    The migration's parameters have no such one. Set once the migration has begun it could come too late.
+    """
+    if not max_ms:
+        yield
+        return
+    before_ms = domain.migrateGetMaxDowntime()
+    domain.migrateSetMaxDowntime(max_ms)
+    try:
+        yield
+    except libvirt.libvirtError:
+        with suppress(libvirt.libvirtError):
+            domain.migrateSetMaxDowntime(before_ms)
+        raise

@@ -36,6 +36,8 @@ KEEPALIVE_STEPS = 5
 def begin(state: WorldState, host: HostState, uuid: str, request: MigrationRequest) -> MigrationJob:
     """Begin a migration: the destination's instance appears, paused; or ``Denied``, and nothing happened."""
     record, instance = active(host, uuid)
+    if request.tuning.parallel_connections and not request.tuning.parallel:
+        raise Denied("invalid argument: Turn parallel migration on to tune it")
     _may_leave(record, instance)
     destination = _peer(state, host, request.destination_uri)
     arriving = _arrive(state, host, destination, record, request)
