@@ -42,7 +42,7 @@ from fsm.hypervisor.values import Tuning
     type=click.IntRange(0),
     default=0,
     metavar="MIB_PER_S",
-    help="Limit the copy of the bases, and then the migration; 0: unlimited.",
+    help="Limit the copy of the bases, and then all streams of the migration together; 0: unlimited.",
 )
 @click.option(
     "--auto-converge", is_flag=True, help="Slow the guest's CPUs down where memory does not converge."
@@ -127,15 +127,19 @@ def migrate(context: click.Context, /, storage: str, postcopy: bool, as_json: bo
             remedy="--auto-converge and a longer --max-downtime bring a busy guest to its end",
         )
     words = {"verify": Verify(options["verify"]), "merge": MergeChoice(options["merge"])}
-    direct = _direct(options)
-    options["comp_methods"] = tuple(filter(None, options["comp_methods"].split(",")))
-    tuning = Tuning(**{name: options.pop(name) for name in fields_dict(Tuning)})
+    direct, tuning = _direct(options), _tuning(options)
     request = Request(**{**options, **words}, direct=direct, tuning=tuning)
 
     async def begin(engine: Engine, display: Display) -> list[Handle]:
         return [await engine.start(request, on_progress=display.progress, on_record=display.record)]
 
     drive(context, begin, as_json=as_json)
+
+
+def _tuning(options: dict[str, Any]) -> Tuning:
+    """Take the options of libvirt's migration out of ``options``."""
+    options["comp_methods"] = tuple(filter(None, options["comp_methods"].split(",")))
+    return Tuning(**{name: options.pop(name) for name in fields_dict(Tuning)})
 
 
 def _direct(options: dict[str, Any]) -> Direct | None:

@@ -184,6 +184,14 @@ def snapshots(found: Iterable[SnapshotMetadata], uri: str) -> list[Finding]:
     ]
 
 
+def bandwidth(request: Request, disks: int) -> list[Finding]:
+    """The limit can be kept by as many streams."""
+    if not 0 < request.bandwidth_mib_per_s < disks:
+        return []
+    message = f"{disks} disks may take {disks} MiB/s while libvirt migrates: it limits none to less than 1"
+    return [Finding("bandwidth", request.shown_uri(Side.SOURCE), message, "so --bandwidth is exceeded then")]
+
+
 def space(need_bytes: int, free_bytes: int, directory: str, uri: str, what: str) -> list[Finding]:
     """A directory's file system has room."""
     if free_bytes >= need_bytes:

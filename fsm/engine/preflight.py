@@ -150,6 +150,7 @@ class Inspection:
             self.findings += against
         else:
             self.notes += [evolve(note, remedy="so its overlay is committed there") for note in against]
+        self.notes += checks.bandwidth(self.request, len(overlays))
         if destination is not None:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from fsm.engine.bandwidth import SharedBandwidth, longest_rest_s, share_mib_per_s
 from fsm.engine.context import Context
 from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import Side
@@ -66,7 +67,7 @@ async def _migration_request(context: Context, source: Host) -> MigrationRequest
         destination_xml=with_disk_sources(await source.domain_xml(uuid), images),
         persistent_xml=with_disk_sources(await source.persistent_xml(uuid), images),
         disks=context.planned.targets,
-        bandwidth_mib_per_s=request.bandwidth_mib_per_s,
+        bandwidth_mib_per_s=share_mib_per_s(request.bandwidth_mib_per_s, len(context.planned.targets)),
         unsafe="unsafe" in request.accept,
         tuning=request.tuning,
     )
@@ -78,6 +79,8 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
     ``call`` is our own call of the migration, None for one that another engine began.
     """
     last: JobProgress | None = None
+    bandwidth = SharedBandwidth(context, taken_over=call is None)
+    rest_s = longest_rest_s(context.request.bandwidth_mib_per_s, len(context.planned.targets))
     gave_up_at_s = cut_at_s = ended_at_s = 0.0
     while call is None or not call.done():  # bounded: a stalled job is aborted, then given up
         await _next_event(context, call)
@@ -88,12 +91,14 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
             last = progress
             context.progress("memory", progress.memory_done_bytes, progress.memory_total_bytes)
             context.progress("overlay", progress.disk_done_bytes, progress.disk_total_bytes)
+        if progress is not None:
+            await bandwidth.adjust(progress)
         now_s = context.clock.monotonic_s()
         if progress is None and await _guest_ended(context, source):
             ended_at_s = ended_at_s or now_s
             _expect_return(source, now_s - ended_at_s)
             continue
-        patience_s = SILENCE_BEFORE_ABORT_S if context.called_off else SILENCE_S
+        patience_s = SILENCE_BEFORE_ABORT_S if context.called_off else max(SILENCE_S, rest_s)
         if now_s - max(cut_at_s, context.progress_at_s) > patience_s:
             cut_at_s = now_s
             await _cut(context, source)

@@ -39,6 +39,7 @@ CHANGES = frozenset(
         "define_snapshots",
         "destroy",
         "forget_snapshots",
+        "limit_memory",
         "make_durable",
         "mark",
         "migrate",
@@ -202,6 +203,13 @@ class Host(Protocol):
 
     async def migration_progress(self, uuid: str) -> JobProgress | None:
         """Progress of the migration job, None when there is none."""
+
+    async def limit_memory(self, uuid: str, mib_per_s: int, was_mib_per_s: int = 0) -> None:
+        """Give memory another limit in a migration that runs; the disks keep the one that they began with.
+
+        Nothing happens without a migration, nor where another limit is in force than ``was_mib_per_s``, as
+        somebody has set that; 0: whatever is in force.
+        """
 
     async def abort_job(self, uuid: str) -> None:
         """Abort the migration job, if there is one."""

@@ -214,8 +214,8 @@ class MigrationRequest:
     ``destination_uri`` is the destination as the *source host* sees it, ``migrate_uri`` the address for the
     memory stream, None for libvirt's choice. ``destination_xml`` and ``persistent_xml`` are what runs and
     what is defined at the destination. ``disks`` names the targets whose overlays are mirrored.
-    ``bandwidth_mib_per_s`` 0 means unlimited. ``unsafe``: the caller answers for what libvirt can't know,
-    that both hosts see the same files of the other disks.
+    ``bandwidth_mib_per_s`` limits memory, and each disk for itself; 0 means unlimited. ``unsafe``: the caller
+    answers for what libvirt can't know, that both hosts see the same files of the other disks.
     """
 
     destination_uri: str

@@ -90,6 +90,9 @@ class Rig(Protocol):
     def kill_qemu(self, uri: str, uuid: str) -> None:
         """The domain's process is killed."""
 
+    def memory_limit(self, uri: str, uuid: str) -> int | None:
+        """The limit, in MiB/s, that memory has in its migration, or would have in one; None: no limit."""
+
     def put_file(self, uri: str, path: str, data: Mapping[int, bytes], size_bytes: int) -> None:
         """Make a sparse file."""
 

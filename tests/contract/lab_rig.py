@@ -18,6 +18,7 @@ from fsm.lab import IMAGES, Lab, LabError, LabHost, snapshot_table
 from fsm.lab.process import wait_until
 from tests.contract.contract_rig import RigDisk
 
+UNLIMITED_MIB_PER_S = 1 << 40
 SMALL = "/var/lib/libvirt/small"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -133,6 +134,10 @@ class LabRig:
     def kill_qemu(self, uri: str, uuid: str) -> None:
         machine = self._by_uri[uri]
         machine.kill_qemu(machine.virsh("domname", "--domain", uuid).strip())
+
+    def memory_limit(self, uri: str, uuid: str) -> int | None:
+        found = int(self._by_uri[uri].virsh("migrate-getspeed", "--domain", uuid))
+        return found if found < UNLIMITED_MIB_PER_S else None
 
     def put_file(self, uri: str, path: str, data: Mapping[int, bytes], size_bytes: int) -> None:
         with self._path(uri, path).open("xb") as file:

@@ -91,6 +91,11 @@ class SimulatedRig:
     def kill_qemu(self, uri: str, uuid: str) -> None:
         self.world.kill_qemu(uri, uuid)
 
+    def memory_limit(self, uri: str, uuid: str) -> int | None:
+        instance = self.world.state.hosts[uri].domains[uuid].instance
+        job = instance.migration if instance else None
+        return job.memory_mib_per_s if job else None
+
     def put_file(self, uri: str, path: str, data: Mapping[int, bytes], size_bytes: int) -> None:
         self.world.put_file(uri, path, data, size_bytes=size_bytes)
 

@@ -119,6 +119,7 @@ async def test_what_is_done_to_an_unknown_domain(rig: Rig) -> None:
     await host.destroy(NOBODY)
     await host.undefine(NOBODY)
     await host.abort_job(NOBODY)
+    await host.limit_memory(NOBODY, 1)
     for change in (host.start_paused, host.resume):
         with pytest.raises(NotFound):
             await change(NOBODY)

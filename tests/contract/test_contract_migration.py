@@ -148,6 +148,24 @@ async def test_a_running_migration_shows_on_both_sides_and_can_be_aborted(rig: R
     assert rig.holds(rig.destination, prepared.uuid, "vda", 0, 8 * MIB, 0x22)
 
 
+async def test_memory_gets_another_limit_while_it_migrates(rig: Rig) -> None:
+    prepared, task = await slow(rig, 1)
+    source, uuid = prepared.source, prepared.uuid
+    await prepared.destination.limit_memory(uuid, 1)  # it only waits there
+    await source.limit_memory(uuid, 1000, 7)  # somebody has set another one
+    assert rig.memory_limit(rig.source, uuid) == 1
+    await source.limit_memory(uuid, 1000, 1)
+    assert rig.memory_limit(rig.source, uuid) == 1000
+    await source.limit_memory(uuid, 500)
+    assert rig.memory_limit(rig.source, uuid) == 500
+    await source.abort_job(uuid)
+    with pytest.raises(HostError):
+        await task
+    await assert_back(prepared)
+    await source.limit_memory(uuid, 1)  # no migration any more: nothing is kept for the next one
+    assert rig.memory_limit(rig.source, uuid) is None
+
+
 async def test_a_migration_whose_connections_are_cut_fails_at_once(rig: Rig) -> None:
     prepared, task = await slow(rig)
     progress = await until(

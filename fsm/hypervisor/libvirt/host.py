@@ -118,6 +118,12 @@ class LibvirtHost:
         """Progress of the migration job, None when there is none."""
         return await self._link.ask("migration_progress", lambda call: migration.progress(call, uuid))
 
+    async def limit_memory(self, uuid: str, mib_per_s: int, was_mib_per_s: int = 0) -> None:
+        """Give memory another limit in a migration that runs."""
+        await self._link.change(
+            "limit_memory", lambda call: migration.limit_memory(call, uuid, mib_per_s, was_mib_per_s)
+        )
+
     async def abort_job(self, uuid: str) -> None:
         """Abort the migration job, if there is one."""
         await self._link.change("abort_job", lambda call: migration.abort(call, uuid))

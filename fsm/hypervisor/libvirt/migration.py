@@ -58,6 +58,14 @@ def progress(call: Call, uuid: str) -> JobProgress | None:
     )
 
 
+def limit_memory(call: Call, uuid: str, mib_per_s: int, was_mib_per_s: int) -> None:
+    """Give memory another limit, unless somebody else has."""
+    domain, job = _find_job(call, uuid)
+    # Without a migration libvirt would keep it for the next one.
+    if job is Job.MIGRATION_OUT and was_mib_per_s in (0, domain.migrateGetMaxSpeed()):
+        domain.migrateSetMaxSpeed(mib_per_s)
+
+
 def abort(call: Call, uuid: str) -> None:
     """Abort a migration job, if there is one."""
     domain, job = _find_job(call, uuid)

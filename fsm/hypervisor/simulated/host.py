@@ -157,6 +157,14 @@ class SimulatedHost:
         self._core.look(uuid)
         return await self._call("migration_progress", (uuid,), lambda _, host: migration.progress(host, uuid))
 
+    async def limit_memory(self, uuid: str, mib_per_s: int, was_mib_per_s: int = 0) -> None:
+        """See the port."""
+        await self._call(
+            "limit_memory",
+            (uuid, mib_per_s, was_mib_per_s),
+            lambda _, host: migration.limit_memory(host, uuid, mib_per_s, was_mib_per_s),
+        )
+
     async def abort_job(self, uuid: str) -> None:
         """See the port."""
         await self._call("abort_job", (uuid,), lambda state, host: migration.abort(state, host, uuid))

@@ -46,8 +46,7 @@ def begin(state: WorldState, host: HostState, uuid: str, request: MigrationReque
     there.instance = arriving
     memory = documents.memory_bytes(instance.xml)
     disk_bytes = sum(len(blocks) for blocks in pending.values()) * PAGE
-    limit = int(request.bandwidth_mib_per_s * 1024 * 1024 * STEP_S)
-    began_as = instance.state, instance.reason
+    limit, began_as = request.bandwidth_mib_per_s, (instance.state, instance.reason)
     job = MigrationJob(destination.uri, request, pending, memory, limit, began_as, disk_bytes)
     instance.migration = job
     state.jobs.setdefault(uuid, {})[host.uri] = None
@@ -161,7 +160,8 @@ def _mirror(state: WorldState, host: HostState, uuid: str, instance: Instance, j
     if not any(job.pending.values()):
         job.phase = Phase.MEMORY
         return
-    room = max(1, (job.step_bytes or -(-job.disk_total // _MIRROR_STEPS)) // PAGE)
+    limit_bytes = _step_bytes(job.request.bandwidth_mib_per_s)
+    room = max(1, (limit_bytes or -(-job.disk_total // _MIRROR_STEPS)) // PAGE)
     for target, pending in job.pending.items():
         for block in list(pending)[:room]:
             try:
@@ -171,7 +171,11 @@ def _mirror(state: WorldState, host: HostState, uuid: str, instance: Instance, j
                 return
             del pending[block]
             job.disk_done += PAGE
-            room -= 1
+            room -= not limit_bytes  # a limit counts for each disk
+
+
+def _step_bytes(mib_per_s: int) -> int:
+    return int(mib_per_s * 1024 * 1024 * STEP_S)
 
 
 def _send(
@@ -184,7 +188,7 @@ def _send(
 
 
 def _copy_memory(job: MigrationJob) -> None:
-    job.memory_done += job.step_bytes or -(-job.memory_total // _MEMORY_STEPS)
+    job.memory_done += _step_bytes(job.memory_mib_per_s) or -(-job.memory_total // _MEMORY_STEPS)
     job.memory_done = min(job.memory_done, job.memory_total)
 
 
@@ -268,6 +272,14 @@ def _drop_arriving(state: WorldState, destination: HostState, uuid: str) -> None
     if record.definition is None:
         del destination.domains[uuid]
     state.touch(destination, uuid)
+
+
+def limit_memory(host: HostState, uuid: str, mib_per_s: int, was_mib_per_s: int) -> None:
+    """Give memory another limit, unless somebody else has."""
+    record = host.domains.get(uuid)
+    job = record.instance.migration if record and record.instance else None
+    if job is not None and was_mib_per_s in (0, job.memory_mib_per_s):
+        job.memory_mib_per_s = mib_per_s
 
 
 def abort(state: WorldState, host: HostState, uuid: str) -> None:

@@ -100,7 +100,7 @@ class MigrationJob:
     request: MigrationRequest
     pending: dict[str, dict[int, None]]
     memory_total: int
-    step_bytes: int
+    memory_mib_per_s: int
     began_as: tuple[DomainState, str]
     disk_total: int = 0
     disk_done: int = 0

@@ -1,0 +1,67 @@
+"""What a limited migration of several disks sends in all, counted on its host's link."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fsm.engine.bandwidth import MIRROR_BURST_BYTES
+from fsm.lab import DiskSpec, GuestSpec, Ring
+from tests.lab_rig import NEEDS_LAB, Event, Rig, lab_in
+
+pytestmark = NEEDS_LAB
+
+MIB = 1 << 20
+ROLLED_BACK = 3
+LIMIT_MIB_PER_S = 8
+# The guest overwrites as much on each disk while it is copied: that is what the migration has to mirror.
+RING = Ring(slots=640, stride_kib=64, interval_ms=0)
+WEB = GuestSpec(
+    name="web",
+    disks=(
+        DiskSpec(target="vda", size_mib=96, data_mib=32),
+        DiskSpec(target="vdb", size_mib=96, data_mib=32),
+    ),
+    ring=RING,
+)
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    directory = tmp_path_factory.mktemp("labs")
+    with lab_in(directory) as lab:
+        yield Rig(lab, directory / "journal.db")
+
+
+def transferring(event: Event) -> bool:
+    return event["event"] == "record" and (event["dest"], event["phase"]) == ("transferring", "outcome")
+
+
+def migrating(event: Event) -> bool:
+    return event["event"] == "record" and (event["name"], event["phase"]) == ("migrate", "intent")
+
+
+def memory_moves(event: Event) -> bool:
+    return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
+
+
+def test_the_sum_of_all_mirrors_keeps_to_the_limit(rig: Rig) -> None:
+    source = rig.lab.define_guest(rig.alpha, WEB).host
+    link = next(one.link for one in rig.lab._state.hosts if one.name == source.name)
+    sent = Path(f"/sys/class/net/{link}/statistics/rx_bytes")
+    with rig.migrating(WEB.name, source, "--bandwidth", str(LIMIT_MIB_PER_S)) as running:
+        assert running.until(transferring), running.events[-5:]
+        source.virsh("suspend", "--domain", WEB.name)  # what it writes now would not be in the count
+        assert running.until(migrating), running.events[-5:]
+        began_bytes, began_s = int(sent.read_text()), time.monotonic()
+        assert running.until(memory_moves), running.events[-5:]
+        sent_bytes, took_s = int(sent.read_text()) - began_bytes, time.monotonic() - began_s
+        running.send(signal.SIGINT)
+        assert running.finish()[0] == ROLLED_BACK
+    at_once = len(WEB.disks) * MIRROR_BURST_BYTES
+    assert sent_bytes > 2 * at_once, "there was too little to tell"
+    assert sent_bytes <= LIMIT_MIB_PER_S * MIB * took_s + at_once
