@@ -31,6 +31,7 @@ from fsm.hypervisor.values import (
 CHANGES = frozenset(
     (
         "abort_job",
+        "allow_downtime",
         "cancel_block_job",
         "create_overlay",
         "create_overlays",
@@ -39,6 +40,7 @@ CHANGES = frozenset(
         "define_snapshots",
         "destroy",
         "forget_snapshots",
+        "lift_throttle",
         "limit_memory",
         "make_durable",
         "mark",
@@ -50,6 +52,7 @@ CHANGES = frozenset(
         "set_threshold",
         "start_commit",
         "start_paused",
+        "throttle_writes",
         "undefine",
         "unmark",
     )
@@ -210,6 +213,22 @@ class Host(Protocol):
         Nothing happens without a migration, nor where another limit is in force than ``was_mib_per_s``, as
         somebody has set that; 0: whatever is in force.
         """
+
+    async def allow_downtime(self, uuid: str, max_downtime_ms: int) -> None:
+        """Let the guest stand still for so long at the end of a migration that runs.
+
+        Nothing happens without a migration. One that fails leaves nothing of it behind.
+        """
+
+    async def throttle_writes(self, uuid: str, target: str, bytes_per_s: int, per_s: int = 0) -> None:
+        """Let the guest write no more to a disk, in bytes and in writes a second (0: as many as it likes).
+
+        Also while a migration or a block job is under way. The domain's description stays as it is, and with
+        it the tighter limits of its user; a domain that arrives elsewhere does so without the throttle.
+        """
+
+    async def lift_throttle(self, uuid: str, target: str) -> None:
+        """Bring back the limits that the domain's description has; no effect where it does not run."""
 
     async def abort_job(self, uuid: str) -> None:
         """Abort the migration job, if there is one."""

@@ -230,10 +230,26 @@ class MigrationRequest:
 
 @frozen
 class JobProgress:
-    """Progress of a migration job (``virDomainGetJobStats``). ``downtime_ms`` is libvirt's expectation."""
+    """Progress of a migration job (``virDomainGetJobStats``). ``downtime_ms`` is libvirt's expectation.
+
+    ``memory_iteration`` counts the passes over the memory; ``cpu_throttle_percent`` is what auto-converge
+    takes from the guest's CPUs.
+    """
 
     memory_done_bytes: int = 0
     memory_total_bytes: int = 0
     disk_done_bytes: int = 0
     disk_total_bytes: int = 0
     downtime_ms: int = 0
+    memory_iteration: int = 0
+    cpu_throttle_percent: int = 0
+
+    @property
+    def memory_moves(self) -> bool:
+        """Whether the mirrors have caught up and memory is on its way."""
+        return self.memory_iteration > 0
+
+    @property
+    def memory_left_bytes(self) -> int:
+        """What is left of this pass over the memory."""
+        return self.memory_total_bytes - self.memory_done_bytes

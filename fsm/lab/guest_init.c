@@ -13,7 +13,7 @@
  * Numbering goes on where the newest valid block of the ring left it, so it never restarts while the ring is kept.
  *
  * Parameters on the kernel command line: fsm.interval_ms, fsm.offset_kib, fsm.slots, fsm.stride_kib,
- * fsm.poweroff_s (0: never). The layout of a block is read by fsm/lab/proof.py; change both together.
+ * fsm.poweroff_s (0: never), fsm.dirty_mib (of memory, written over and over; 0: none). The layout of a block is read by fsm/lab/proof.py; change both together.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -206,6 +207,19 @@ static void start_writer(const char *kernel_name, const struct ring *ring)
     }
 }
 
+static void dirty_for_ever(size_t size)
+{
+    /* One word a page is enough to have the whole page sent again. */
+    volatile uint64_t *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        say("skip memory no-memory ok\n");
+        return;
+    }
+    for (uint64_t round = 1;; round++)
+        for (size_t at = 0; at < size / sizeof(*memory); at += BLOCK / sizeof(*memory))
+            memory[at] = round * 0x9E3779B97F4A7C15u + at;
+}
+
 static void load_modules(void)
 {
     /* The numbers in front of the names give the order, which is that of the modules' dependencies. */
@@ -264,6 +278,12 @@ int main(void)
     for (int i = 0; i < count; i++)
         if (!strncmp(entries[i]->d_name, "vd", 2))
             start_writer(entries[i]->d_name, &ring);
+
+    size_t dirty_mib = (size_t)parameter("fsm.dirty_mib=", 0);
+    if (dirty_mib && fork() == 0) {
+        dirty_for_ever(dirty_mib << 20);
+        _exit(1);
+    }
 
     long poweroff_s = parameter("fsm.poweroff_s=", 0);
     if (poweroff_s > 0) {

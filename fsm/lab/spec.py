@@ -98,6 +98,8 @@ class GuestSpec:
     ring: Ring = Ring()
     poweroff_s: int = 0
     """The guest switches itself off after so many seconds; 0: never."""
+    dirty_mib: int = 0
+    """So much of its memory the guest writes over and over, as fast as it can."""
     extra_devices: str = ""
     """XML put into ``<devices>`` as it is."""
 
@@ -148,7 +150,7 @@ def _command_line(spec: GuestSpec) -> str:
     return (
         f"console=ttyS0 loglevel=4 panic=-1 fsm.interval_ms={ring.interval_ms} "
         f"fsm.offset_kib={ring.offset_kib} fsm.slots={ring.slots} fsm.stride_kib={ring.stride_kib} "
-        f"fsm.poweroff_s={spec.poweroff_s}"
+        f"fsm.poweroff_s={spec.poweroff_s} fsm.dirty_mib={spec.dirty_mib}"
     )
 
 

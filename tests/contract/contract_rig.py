@@ -90,6 +90,9 @@ class Rig(Protocol):
     def kill_qemu(self, uri: str, uuid: str) -> None:
         """The domain's process is killed."""
 
+    def write_limit(self, uri: str, uuid: str, target: str) -> int:
+        """What QEMU lets the guest write to a disk, in bytes a second; 0: as much as it likes."""
+
     def memory_limit(self, uri: str, uuid: str) -> int | None:
         """The limit, in MiB/s, that memory has in its migration, or would have in one; None: no limit."""
 

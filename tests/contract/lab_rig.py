@@ -135,6 +135,12 @@ class LabRig:
         machine = self._by_uri[uri]
         machine.kill_qemu(machine.virsh("domname", "--domain", uuid).strip())
 
+    def write_limit(self, uri: str, uuid: str, target: str) -> int:
+        # libvirt asks QEMU for a running domain.
+        shown = self._by_uri[uri].virsh("blkdeviotune", uuid, target)
+        values = dict(line.replace(" ", "").split(":", 1) for line in shown.splitlines() if ":" in line)
+        return int(values["write_bytes_sec"])
+
     def memory_limit(self, uri: str, uuid: str) -> int | None:
         found = int(self._by_uri[uri].virsh("migrate-getspeed", "--domain", uuid))
         return found if found < UNLIMITED_MIB_PER_S else None

@@ -91,6 +91,9 @@ class SimulatedRig:
     def kill_qemu(self, uri: str, uuid: str) -> None:
         self.world.kill_qemu(uri, uuid)
 
+    def write_limit(self, uri: str, uuid: str, target: str) -> int:
+        return self.world.throttle_of(uri, uuid, target) or 0
+
     def memory_limit(self, uri: str, uuid: str) -> int | None:
         instance = self.world.state.hosts[uri].domains[uuid].instance
         job = instance.migration if instance else None

@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from fsm.hypervisor.libvirt import blockjobs, compatibility, lifecycle, marking, migration, monitor, reading
+from fsm.hypervisor.libvirt import (
+    blockjobs,
+    compatibility,
+    lifecycle,
+    marking,
+    migration,
+    monitor,
+    reading,
+    throttle,
+)
 from fsm.hypervisor.libvirt import snapshots as metadata
 from fsm.hypervisor.libvirt.link import Link
 from fsm.hypervisor.libvirt.storage import LibvirtStorage
@@ -123,6 +132,22 @@ class LibvirtHost:
         await self._link.change(
             "limit_memory", lambda call: migration.limit_memory(call, uuid, mib_per_s, was_mib_per_s)
         )
+
+    async def allow_downtime(self, uuid: str, max_downtime_ms: int) -> None:
+        """Let the guest stand still for so long at the end of a migration that runs."""
+        await self._link.change(
+            "allow_downtime", lambda call: migration.allow_downtime(call, uuid, max_downtime_ms)
+        )
+
+    async def throttle_writes(self, uuid: str, target: str, bytes_per_s: int, per_s: int = 0) -> None:
+        """Let the guest write no more to a disk, in bytes and in writes a second."""
+        await self._link.change(
+            "throttle_writes", lambda call: throttle.throttle_writes(call, uuid, target, bytes_per_s, per_s)
+        )
+
+    async def lift_throttle(self, uuid: str, target: str) -> None:
+        """Bring back the limits that the domain's description has."""
+        await self._link.change("lift_throttle", lambda call: throttle.lift_throttle(call, uuid, target))
 
     async def abort_job(self, uuid: str) -> None:
         """Abort the migration job, if there is one."""

@@ -55,6 +55,8 @@ def progress(call: Call, uuid: str) -> JobProgress | None:
         disk_done_bytes=stats.get("disk_processed", 0),
         disk_total_bytes=stats.get("disk_total", 0),
         downtime_ms=stats.get("downtime", 0),
+        memory_iteration=stats.get("memory_iteration", 0),
+        cpu_throttle_percent=stats.get("auto_converge_throttle", 0),
     )
 
 
@@ -64,6 +66,13 @@ def limit_memory(call: Call, uuid: str, mib_per_s: int, was_mib_per_s: int) -> N
     # Without a migration libvirt would keep it for the next one.
     if job is Job.MIGRATION_OUT and was_mib_per_s in (0, domain.migrateGetMaxSpeed()):
         domain.migrateSetMaxSpeed(mib_per_s)
+
+
+def allow_downtime(call: Call, uuid: str, max_downtime_ms: int) -> None:
+    """Let the guest stand still for so long. libvirt puts it back when the migration fails (tried on 9.0)."""
+    domain, job = _find_job(call, uuid)
+    if job is Job.MIGRATION_OUT:
+        domain.migrateSetMaxDowntime(max_downtime_ms)
 
 
 def abort(call: Call, uuid: str) -> None:

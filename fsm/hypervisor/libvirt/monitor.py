@@ -21,24 +21,24 @@ _MIRROR_TARGET = "migration-"
 
 def uses(call: Call, uuid: str, path: str) -> bool:
     """Whether QEMU has the file in the chain of a disk; False without a QEMU process."""
-    devices = _ask(call, uuid, "query-block")
+    devices = ask(call, uuid, "query-block")
     return path in {name for device in devices or () for name in _chain(device)}
 
 
 def cut_migration(call: Call, uuid: str) -> None:
     """Cut the connections of memory and of the mirrored disks with QEMU's "yank" (QEMU 6.0 and later)."""
-    instances = _ask(call, uuid, "query-yank") or ()
+    instances = ask(call, uuid, "query-yank") or ()
     ours = [
         instance
         for instance in instances
         if instance["type"] == "migration" or instance.get("node-name", "").startswith(_MIRROR_TARGET)
     ]
     if ours:
-        _ask(call, uuid, "yank", instances=ours)
+        ask(call, uuid, "yank", instances=ours)
 
 
-def _ask(call: Call, uuid: str, command: str, **arguments: Any) -> Any:
-    """What QEMU returns; None without a QEMU process."""
+def ask(call: Call, uuid: str, command: str, **arguments: Any) -> Any:
+    """Give QEMU's monitor a command. What QEMU returns; None without a QEMU process."""
     try:
         domain = call.domain(uuid)
         if not domain.isActive():

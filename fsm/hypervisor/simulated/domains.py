@@ -18,6 +18,7 @@ from fsm.hypervisor.simulated.state import (
     DomainRecord,
     HostState,
     Instance,
+    LiveDisk,
     Missing,
     WorldState,
     active,
@@ -81,17 +82,23 @@ def _live(described: DiskFacts, instance: Instance) -> DiskFacts:
     disk = instance.disks.get(described.target)
     if disk is None:
         return described
-    job = disk.commit
     return attrs.evolve(
         described,
         chain=tuple(path for path, _ in disk.layers),
         formats=tuple(image_format for _, image_format in disk.layers),
-        block_job=None if job is None else _block_job(job.ready, job.done_blocks, job.total_blocks),
+        block_job=_block_job(disk, instance),
     )
 
 
-def _block_job(ready: bool, done: int, total: int) -> BlockJob:  # noqa: FBT001  # a field's value
-    return BlockJob("active-commit", ready, done * PAGE, total * PAGE)
+def _block_job(disk: LiveDisk, instance: Instance) -> BlockJob | None:
+    commit, migration = disk.commit, instance.migration
+    if commit is not None:
+        return BlockJob("active-commit", commit.ready, commit.done_blocks * PAGE, commit.total_blocks * PAGE)
+    if migration is None or disk.target not in migration.pending:
+        return None
+    done = migration.mirrored.get(disk.target, 0)
+    end = done + len(migration.pending[disk.target]) * PAGE
+    return BlockJob("copy", current_bytes=done, end_bytes=end)
 
 
 def _disk_errors(instance: Instance | None) -> Iterator[tuple[str, str]]:
@@ -209,3 +216,18 @@ def undefine(state: WorldState, host: HostState, uuid: str) -> None:
         )
     del host.domains[uuid]
     state.touch(host, uuid)
+
+
+def throttle(host: HostState, uuid: str, target: str, bytes_per_s: int) -> None:
+    """Let the guest write no more to a disk."""
+    _, instance = active(host, uuid)
+    if target not in instance.disks:
+        raise Missing(f"the domain has no disk {target!r}")
+    instance.disks[target].throttle = bytes_per_s
+
+
+def lift(host: HostState, uuid: str, target: str) -> None:
+    """Let the guest write as it likes again; nothing happens where it does not run."""
+    record = host.domains.get(uuid)
+    if record is not None and record.instance is not None and target in record.instance.disks:
+        record.instance.disks[target].throttle = None

@@ -47,6 +47,16 @@ class Events(WorldCore):
         with self.changing() as state:
             return guest.lost_writes(state, uuid, at)
 
+    def dirty_memory(self, uuid: str, mib_per_s: int) -> None:
+        """The guest writes to its memory from now on, wherever it runs."""
+        with self.changing() as state:
+            for uri in guest.running_at(state, uuid):
+                active(state.hosts[uri], uuid)[1].dirties_mib_per_s = mib_per_s
+
+    def throttle_of(self, uri: str, uuid: str, target: str) -> int | None:
+        """What the guest may write to a disk, in bytes a second; None: as much as it likes."""
+        return active(self.state.hosts[uri], uuid)[1].disks[target].throttle
+
     def power_off_guest(self, uuid: str) -> None:
         """The guest powers itself off, wherever it runs."""
         with self.changing() as state:

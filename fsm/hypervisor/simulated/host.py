@@ -165,6 +165,26 @@ class SimulatedHost:
             lambda _, host: migration.limit_memory(host, uuid, mib_per_s, was_mib_per_s),
         )
 
+    async def allow_downtime(self, uuid: str, max_downtime_ms: int) -> None:
+        """See the port."""
+        await self._call(
+            "allow_downtime",
+            (uuid, max_downtime_ms),
+            lambda _, host: migration.allow_downtime(host, uuid, max_downtime_ms),
+        )
+
+    async def throttle_writes(self, uuid: str, target: str, bytes_per_s: int, per_s: int = 0) -> None:
+        """See the port."""
+        await self._call(
+            "throttle_writes",
+            (uuid, target, bytes_per_s, per_s),
+            lambda _, host: domains.throttle(host, uuid, target, bytes_per_s),
+        )
+
+    async def lift_throttle(self, uuid: str, target: str) -> None:
+        """See the port."""
+        await self._call("lift_throttle", (uuid, target), lambda _, host: domains.lift(host, uuid, target))
+
     async def abort_job(self, uuid: str) -> None:
         """See the port."""
         await self._call("abort_job", (uuid,), lambda state, host: migration.abort(state, host, uuid))

@@ -29,6 +29,8 @@ from fsm.machine.observation import DomainState
 
 _MIRROR_STEPS = 2
 _MEMORY_STEPS = 3
+DOWNTIME_MS = 300
+"""QEMU's own choice."""
 KEEPALIVE_STEPS = 5
 """After so many steps without an answer each side takes the other for lost."""
 
@@ -48,6 +50,7 @@ def begin(state: WorldState, host: HostState, uuid: str, request: MigrationReque
     disk_bytes = sum(len(blocks) for blocks in pending.values()) * PAGE
     limit, began_as = request.bandwidth_mib_per_s, (instance.state, instance.reason)
     job = MigrationJob(destination.uri, request, pending, memory, limit, began_as, disk_bytes)
+    job.downtime_ms = request.tuning.max_downtime_ms or DOWNTIME_MS
     instance.migration = job
     state.jobs.setdefault(uuid, {})[host.uri] = None
     state.touch(host, uuid)
@@ -145,9 +148,7 @@ def advance(state: WorldState, host: HostState, uuid: str) -> None:
         case Phase.MIRROR:
             _mirror(state, host, uuid, instance, job)
         case Phase.MEMORY:
-            _copy_memory(job)
-            if job.memory_done >= job.memory_total:
-                job.phase = Phase.SWITCH
+            _copy_memory(instance, job)
         case Phase.SWITCH:
             _switch(state, uuid, instance, job)
         case Phase.CONFIRM:
@@ -171,6 +172,7 @@ def _mirror(state: WorldState, host: HostState, uuid: str, instance: Instance, j
                 return
             del pending[block]
             job.disk_done += PAGE
+            job.mirrored[target] = job.mirrored.get(target, 0) + PAGE
             room -= not limit_bytes  # a limit counts for each disk
 
 
@@ -187,9 +189,19 @@ def _send(
     images.write_block(state, destination, arriving.disks[disk.target].layers[0], block, content)
 
 
-def _copy_memory(job: MigrationJob) -> None:
-    job.memory_done += _step_bytes(job.memory_mib_per_s) or -(-job.memory_total // _MEMORY_STEPS)
-    job.memory_done = min(job.memory_done, job.memory_total)
+def _copy_memory(instance: Instance, job: MigrationJob) -> None:
+    """A step of a pass. Behind a pass that leaves no more than the downtime carries, the guest stops."""
+    step = _step_bytes(job.memory_mib_per_s) or -(-job.memory_total // _MEMORY_STEPS)
+    job.memory_done = min(job.memory_done + step, job.memory_total)
+    job.dirtied = min(job.dirtied + _step_bytes(instance.dirties_mib_per_s), job.memory_total)
+    if job.memory_done < job.memory_total:
+        return
+    left, job.dirtied = job.dirtied, 0
+    job.passes += 1
+    if left * STEP_S * 1000 <= step * job.downtime_ms:
+        job.phase = Phase.SWITCH
+    else:
+        job.memory_done = job.memory_total - left
 
 
 def wrote(
@@ -282,6 +294,14 @@ def limit_memory(host: HostState, uuid: str, mib_per_s: int, was_mib_per_s: int)
         job.memory_mib_per_s = mib_per_s
 
 
+def allow_downtime(host: HostState, uuid: str, max_downtime_ms: int) -> None:
+    """Let the guest stand still for so long."""
+    record = host.domains.get(uuid)
+    job = record.instance.migration if record and record.instance else None
+    if job is not None:
+        job.downtime_ms = max_downtime_ms
+
+
 def abort(state: WorldState, host: HostState, uuid: str) -> None:
     """Abort the migration out of ``host``; nothing happens when there is none."""
     record = host.domains.get(uuid)
@@ -313,4 +333,11 @@ def progress(host: HostState, uuid: str) -> JobProgress | None:
     job = instance.migration
     if job is None:
         return None
-    return JobProgress(job.memory_done, job.memory_total, job.disk_done, job.disk_total, downtime_ms=300)
+    return JobProgress(
+        job.memory_done,
+        job.memory_total,
+        job.disk_done,
+        job.disk_total,
+        downtime_ms=DOWNTIME_MS,
+        memory_iteration=job.passes + 1 if job.phase is not Phase.MIRROR else 0,
+    )

@@ -105,6 +105,10 @@ class MigrationJob:
     disk_total: int = 0
     disk_done: int = 0
     memory_done: int = 0
+    mirrored: dict[str, int] = field(factory=dict)
+    dirtied: int = 0
+    passes: int = 0
+    downtime_ms: int = 0
     phase: Phase = Phase.MIRROR
     handed_over: bool = False
     silence: int = 0
@@ -118,7 +122,8 @@ class MigrationJob:
 class LiveDisk:
     """A disk of a running domain: its layers (path, format), active one first.
 
-    A write behind ``threshold_bytes`` of the active layer's file is reported, once.
+    A write behind ``threshold_bytes`` of the active layer's file is reported, once. ``throttle`` is what the
+    guest may write, in bytes a second, None: as much as it likes.
     """
 
     target: str
@@ -126,6 +131,7 @@ class LiveDisk:
     commit: CommitJob | None = None
     error: str = ""
     threshold_bytes: int | None = None
+    throttle: int | None = None
 
 
 @define
@@ -144,6 +150,7 @@ class Instance:
     migration: MigrationJob | None = None
     incoming_from: str = ""
     inactive: bool = False
+    dirties_mib_per_s: int = 0
     ghost: bool = False
 
     @property
