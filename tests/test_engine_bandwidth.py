@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fsm.engine.bandwidth import longest_rest_s, share_mib_per_s
+from fsm.engine.context import Progress
+from fsm.engine.result import Result
 from fsm.hypervisor.values import MigrationRequest
 from tests.simulation import SOURCE, Simulation, check_end, simulate
 
@@ -26,9 +28,19 @@ def memory_limits(simulation: Simulation) -> list[tuple[object, ...]]:
     return [call.arguments[1:] for call in simulation.world.calls if call.name == "limit_memory"]
 
 
+async def at_leisure(simulation: Simulation, **changes: object) -> Result:
+    """Migrate, a second passing with each piece of progress."""
+
+    def on_progress(_progress: Progress) -> None:
+        simulation.world.clock.pass_until(simulation.world.clock.monotonic_s() + 1)
+
+    handle = await simulation.engine.start(simulation.request(**changes), on_progress=on_progress)
+    return await handle.wait()
+
+
 async def test_memory_gets_what_the_mirrors_leave() -> None:
     simulation = await simulate()
-    result = await simulation.migrate(bandwidth_mib_per_s=8)
+    result = await at_leisure(simulation, bandwidth_mib_per_s=8)
     assert result.state == "committed"
     (request,) = (call.arguments[1] for call in simulation.world.calls if call.name == "migrate")
     assert isinstance(request, MigrationRequest)
@@ -48,7 +60,8 @@ async def test_without_a_limit_memory_has_none() -> None:
 async def test_a_limit_that_can_not_be_set_is_no_reason_to_fail() -> None:
     simulation = await simulate()
     simulation.world.fail("limit_memory", host=SOURCE, times=None)
-    result = await simulation.migrate(bandwidth_mib_per_s=8)
+    result = await at_leisure(simulation, bandwidth_mib_per_s=8)
+    assert memory_limits(simulation)
     assert result.state == "committed"
     await check_end(simulation, result)
 

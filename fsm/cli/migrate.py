@@ -55,6 +55,14 @@ from fsm.hypervisor.values import Tuning
     metavar="MS",
     help="How long the guest may stand still at the switch-over; 0: libvirt's choice.",
 )
+@click.option(
+    "--max-pause",
+    "max_pause_ms",
+    type=click.IntRange(0),
+    default=0,
+    metavar="MS",
+    help="How long it may stand still where it would never end otherwise; 0: no longer than ever.",
+)
 @click.option("--parallel", is_flag=True, help="Send memory over several connections.")
 @click.option(
     "--parallel-connections",

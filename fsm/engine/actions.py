@@ -183,6 +183,27 @@ async def _cancel_commits(context: Context, side: Side) -> None:
             await host.cancel_block_job(uuid, target)
 
 
+async def lift_source_throttle(context: Context) -> None:
+    """Let the guest write as it likes again, at the source."""
+    await _lift_throttle(context, Side.SOURCE)
+
+
+async def lift_destination_throttle(context: Context) -> None:
+    """Let the guest write as it likes again, at the destination."""
+    await _lift_throttle(context, Side.DESTINATION)
+
+
+async def _lift_throttle(context: Context, side: Side) -> None:
+    history = context.history
+    # Of an adopted migration nobody knows any more.
+    targets = context.planned.targets if history.adopted else sorted(history.throttled)
+    if not targets or context.is_fenced(side):
+        return
+    host = await context.host(side)
+    for target in targets:
+        await host.lift_throttle(context.planned.domain_uuid, target)
+
+
 async def resume_source(context: Context) -> None:
     """Resume the source instance where a failed migration left it paused."""
     source = await context.host(Side.SOURCE)
@@ -269,6 +290,8 @@ ACTIONS: dict[str, Action] = {
         verify_destination_snapshots,
         cancel_source_commits,
         cancel_destination_commits,
+        lift_source_throttle,
+        lift_destination_throttle,
         resume_source,
         destroy_source_instance,
         undefine_source,

@@ -35,6 +35,15 @@ def check_request(request: Request) -> None:
     if request.direct is not None:
         check_direct(request, request.direct)
     _check_tuning(request.tuning)
+    if (
+        request.max_pause_ms
+        and not request.tuning.max_downtime_ms <= request.max_pause_ms <= LONGEST_DOWNTIME_MS
+    ):
+        raise BadInput(
+            f"a pause of {request.max_pause_ms} ms: it can't be shorter than --max-downtime, "
+            f"nor longer than {LONGEST_DOWNTIME_MS} ms",
+            remedy="0 allows none",
+        )
 
 
 def _check_tuning(tuning: Tuning) -> None:

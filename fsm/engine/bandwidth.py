@@ -7,6 +7,7 @@ mirrors have caught up: it may then take what they, which only follow the guest'
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 from attrs import define, field
@@ -15,6 +16,7 @@ from fsm.engine.context import Context
 from fsm.engine.plan import Side
 from fsm.errors import HostError
 from fsm.hypervisor.values import JobProgress
+from fsm.machine.observation import BlockJob
 
 MIB = 1 << 20
 WINDOW_S = 1.0
@@ -56,17 +58,21 @@ class SharedBandwidth:
     def _total(self) -> int:
         return self.context.request.bandwidth_mib_per_s
 
-    async def adjust(self, progress: JobProgress) -> None:
-        """Look at what the mirrors have sent, and set memory's limit."""
-        if not self._total or not progress.memory_total_bytes:
+    async def adjust(self, progress: JobProgress, mirrors: Mapping[str, BlockJob]) -> None:
+        """Look at what the mirrors have sent, and set memory's limit.
+
+        libvirt's own sum for the disks stands still while memory moves (seen on 9.0).
+        """
+        if not self._total or not progress.memory_moves or not mirrors:
             return
         now_s = self.context.clock.monotonic_s()
+        sent_bytes = sum(job.current_bytes for job in mirrors.values())
         if self._disk_bytes is None:
-            self._since_s, self._disk_bytes = now_s, progress.disk_done_bytes
+            self._since_s, self._disk_bytes = now_s, sent_bytes
             await self._set(0.0)
         elif now_s - self._since_s >= WINDOW_S:
-            mirrored = (progress.disk_done_bytes - self._disk_bytes) / MIB / (now_s - self._since_s)
-            self._since_s, self._disk_bytes = now_s, progress.disk_done_bytes
+            mirrored = max(0, sent_bytes - self._disk_bytes) / MIB / (now_s - self._since_s)
+            self._since_s, self._disk_bytes = now_s, sent_bytes
             await self._set(mirrored)
 
     async def _set(self, mirrored_mib_per_s: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from fsm.engine.commit_causes import FULL_BYTES, explained
 from fsm.engine.commit_space import CommitSpace, demand_space
 from fsm.engine.context import Context
+from fsm.engine.convergence import WriteThrottle
 from fsm.engine.marking import mark, taken_over
 from fsm.engine.observe import in_machine_terms, look
 from fsm.engine.plan import Side
@@ -130,7 +131,7 @@ async def _begin(context: Context, host: Host, overlay: Overlay, activity: str) 
 
 async def _until_ready(context: Context, host: Host, side: Side, activity: str) -> None:
     """Wait until each disk is ready to pivot or has been pivoted."""
-    space = CommitSpace(context, host, activity)
+    space, writes = CommitSpace(context, host, activity), WriteThrottle(context, side)
     while True:  # ends with readiness, with a lost job, or with the stall check
         disks = list((await _disks(context, host, activity)).values())
         waiting = [disk for disk in disks if disk.block_job is not None and not disk.block_job.ready]
@@ -141,13 +142,21 @@ async def _until_ready(context: Context, host: Host, side: Side, activity: str) 
         total = sum(job.end_bytes for job in jobs)
         if done != context.outcome.get("committed_bytes"):
             context.outcome["committed_bytes"] = done
-            context.progress("commit", done, total)
+            # One that never catches up makes no progress, however much it copies.
+            (context.show if writes.exhausted else context.progress)("commit", done, total)
         if not waiting:
             return
         await space.look(disks)
+        await writes.look({disk.target: disk.block_job for disk in waiting if disk.block_job})
         if context.stalled():
-            raise ActionFailed(activity, f"{host.uri}: the block commit makes no progress")
+            raise ActionFailed(activity, f"{host.uri}: {_standstill(writes)}")
         await context.wait_change(side, POLL_S)
+
+
+def _standstill(writes: WriteThrottle) -> str:
+    if writes.exhausted:
+        return "the guest writes faster than its overlay is committed, although its writes are throttled"
+    return "the block commit makes no progress"
 
 
 async def _pivot(context: Context, host: Host, overlay: Overlay, activity: str) -> None:

@@ -110,6 +110,10 @@ class Context:
     def progress(self, phase: str, done_bytes: int, total_bytes: int) -> None:
         """Tell how far a phase has come; the state's timeout starts anew."""
         self.progress_at_s = self.clock.monotonic_s()
+        self.show(phase, done_bytes, total_bytes)
+
+    def show(self, phase: str, done_bytes: int, total_bytes: int) -> None:
+        """Tell where a phase stands that does not come any further."""
         self.on_progress(Progress(self.migration, phase, done_bytes, total_bytes))
 
     @property

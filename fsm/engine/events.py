@@ -13,7 +13,9 @@ from fsm.journal import events
 from fsm.journal.records import Data, Lease, Phase, Record, converter
 
 # Data that is only ever read by people.
-_SENTENCES = frozenset({"findings", "accepted", "notes", "warning", "abort", "cut", "cause", "remedy"})
+_SENTENCES = frozenset(
+    {"findings", "accepted", "notes", "warning", "throttle", "abort", "cut", "cause", "remedy"}
+)
 
 
 @define

@@ -27,6 +27,7 @@ class History:
     names the snapshots in overlays that may go with them: their loss was accepted, or they were ``rescued``.
     ``copied`` are the parts of each copy that were finished, by the file's path. ``kept_bytes`` were found at
     the destination when the copies were continued last.
+    ``throttled`` names the disks to which the guest's writes may be throttled, at whichever host it is.
     """
 
     state: str
@@ -47,6 +48,7 @@ class History:
     rescued: tuple[Rescued, ...] = ()
     fenced: frozenset[Side] = frozenset()
     started_paused: bool = False
+    throttled: frozenset[str] = frozenset()
     adopted: bool = False
     plan: Plan | None = None
     pools: tuple[PoolBefore, ...] = ()
@@ -127,6 +129,8 @@ class History:
             changes["left_behind"] = tuple(dict.fromkeys((*self.left_behind, *data["left_behind"])))
         if "started_paused" in data:
             changes["started_paused"] = bool(data["started_paused"])
+        if "throttled" in data:
+            changes["throttled"] = frozenset(data["throttled"])
         if "unfenced" in data:
             changes["fenced"] = self.fenced - {Side(side) for side in data["unfenced"]}
         if "pools" in data:

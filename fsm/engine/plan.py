@@ -76,9 +76,9 @@ class Request:
     ``domain`` is a name or UUID. ``destination_uri`` is the destination as the engine sees it, ``peer_uri``
     as the source host sees it (the same unless given). ``migrate_uri`` names the address for the memory
     stream. ``bandwidth_mib_per_s`` limits what crosses the network; 0 means unlimited. ``tuning`` is handed
-    on to libvirt. ``exclude_disks``
-    names targets to be left alone. ``accept`` names preflight checks whose findings the user takes on
-    himself. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
+    on to libvirt; ``max_pause_ms`` is how long the guest may stand still where it would not end otherwise.
+    ``exclude_disks`` names targets to be left alone. ``accept`` names preflight checks whose findings the
+    user takes on himself. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
     ``correlation`` is the caller's own id for this request; every event of the log carries it.
     """
 
@@ -92,6 +92,7 @@ class Request:
     bandwidth_mib_per_s: int = 0
     connections: int = 4
     tuning: Tuning = field(factory=Tuning)
+    max_pause_ms: int = 0
     exclude_disks: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
     direct: Direct | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from fsm.engine.bandwidth import SharedBandwidth, longest_rest_s, share_mib_per_s
+from fsm.engine.bandwidth import longest_rest_s, share_mib_per_s
 from fsm.engine.context import Context
+from fsm.engine.convergence import Convergence
 from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import Side
 from fsm.errors import ActionFailed, HostError, HostUnreachable, NotFound, OutcomeUnknown
@@ -74,25 +75,26 @@ async def _migration_request(context: Context, source: Host) -> MigrationRequest
 
 
 async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] | None) -> None:
-    """Until the job ends: tell its progress, cut a silent link, end it when it is called off or stalls.
+    """Until the job ends: tell its progress, cut a silent link, end it when it is called off or can't end.
 
     ``call`` is our own call of the migration, None for one that another engine began.
     """
     last: JobProgress | None = None
-    bandwidth = SharedBandwidth(context, taken_over=call is None)
+    convergence, hopeless = Convergence(context, taken_over=call is None), None
     rest_s = longest_rest_s(context.request.bandwidth_mib_per_s, len(context.planned.targets))
     gave_up_at_s = cut_at_s = ended_at_s = 0.0
     while call is None or not call.done():  # bounded: a stalled job is aborted, then given up
         await _next_event(context, call)
         progress = await _progress(context, source, last)
         if progress is None and call is None:
+            if hopeless is not None:
+                raise hopeless
             return
         if progress is not None and progress != last:
             last = progress
             context.progress("memory", progress.memory_done_bytes, progress.memory_total_bytes)
             context.progress("overlay", progress.disk_done_bytes, progress.disk_total_bytes)
-        if progress is not None:
-            await bandwidth.adjust(progress)
+            hopeless = hopeless or await convergence.look(progress)
         now_s = context.clock.monotonic_s()
         if progress is None and await _guest_ended(context, source):
             ended_at_s = ended_at_s or now_s
@@ -102,7 +104,7 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
         if now_s - max(cut_at_s, context.progress_at_s) > patience_s:
             cut_at_s = now_s
             await _cut(context, source)
-        if not context.called_off and not context.stalled():
+        if not context.called_off and not context.stalled() and hopeless is None:
             continue
         gave_up_at_s = gave_up_at_s or now_s
         if now_s - gave_up_at_s > context.step_timeout_s:
@@ -111,7 +113,16 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
             )
         await _abort_job(context, source)
     if call is not None:
+        _conclude(call, hopeless)
+
+
+def _conclude(call: asyncio.Future[None], hopeless: ActionFailed | None) -> None:
+    try:
         call.result()
+    except HostError as error:
+        if hopeless is None:
+            raise
+        raise hopeless from error
 
 
 async def _guest_ended(context: Context, source: Host) -> bool:

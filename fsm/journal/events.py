@@ -44,6 +44,8 @@ PUBLIC_DATA = {
     "durable_with_commit": "copies that reach stable storage with the commit's end only",
     "committed_bytes": "bytes that the commit has merged",
     "started_paused": "a shut-off domain was started paused, for its commit",
+    "throttled": "disks to which the guest's writes may be throttled",
+    "throttle": "why they could not be throttled",
     "abort": "why libvirt's job could not be aborted",
     "cut": "why the migration's connections could not be cut",
     "left_behind": "what could not be removed on a host that is off",

@@ -25,6 +25,8 @@ ACTIONS: dict[str, str] = {
     "verify-destination-snapshots": "compare the snapshots at the destination with those recorded",
     "cancel-source-commits": "cancel our block commits at the source; the overlays stay the active layers",
     "cancel-destination-commits": "cancel our block commits at the destination; the overlays stay",
+    "lift-source-throttle": "let the guest write to its disks at the source as its description has it",
+    "lift-destination-throttle": "let the guest write to its disks at the destination likewise",
     "resume-source": "resume the source instance if the failed migration left it paused",
     "destroy-source-instance": "destroy the source instance that has handed its memory over",
     "undefine-source": "undefine the shut-off domain that libvirt left at the source",
