@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from bench.results import InState, Run
+from bench.results import InState, Phase, Run
 
 LARGEST_STEPS = 4
 """For each contender."""
@@ -65,8 +65,17 @@ def step_rows(runs: Sequence[Run]) -> list[list[str]]:
     for name in dict.fromkeys(run.contender for run in runs if run.phases):
         steps: dict[tuple[str, str], list[float]] = {}
         for run in runs:
-            for phase in run.phases if run.contender == name else ():
-                steps.setdefault((phase.state, phase.step), []).append(phase.seconds)
+            for step, seconds in _by_step(run.phases if run.contender == name else ()).items():
+                steps.setdefault(step, []).append(seconds)
         longest = sorted(steps.items(), key=lambda item: -median(item[1]))[:LARGEST_STEPS]
         found += [[name, state, step, f"{median(seconds):.3f}"] for (state, step), seconds in longest]
     return found
+
+
+def _by_step(phases: Iterable[Phase]) -> dict[tuple[str, str], float]:
+    """Seconds of each step; a copy tells again and again how far it is."""
+    sums: dict[tuple[str, str], float] = {}
+    for phase in phases:
+        step = (phase.state, phase.step)
+        sums[step] = sums.get(step, 0.0) + phase.seconds
+    return sums

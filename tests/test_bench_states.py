@@ -158,8 +158,10 @@ def test_own_time_has_a_column_where_it_was_measured() -> None:
     assert all(len(row) == len(state_titles([own])) for row in state_rows([own, RUN]))
 
 
-def test_the_longest_steps_come_first() -> None:
-    assert [row[2:] for row in step_rows([RUN])][:2] == [
+def test_the_longest_steps_come_first_and_repeated_ones_count_together() -> None:
+    copied = (Phase("snapshotted", "copied", 1.5), Phase("snapshotted", "copied", 1.0))
+    assert [row[2:] for row in step_rows([evolve(RUN, phases=(*copied, *PHASES))])][:3] == [
+        ["copied", "2.500"],
         ["migrate", "2.000"],
         ["interpreter, imports, journal", "1.000"],
     ]
