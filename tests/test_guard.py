@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from fsm.cli import guard as guard_command
 from fsm.cli import main
+from fsm.cli.machine import check
 from fsm.engine.guard import Guard
 from fsm.errors import BadInput, HostUnreachable, OperationBlocked
 from fsm.hypervisor import markers
@@ -392,7 +393,7 @@ def test_what_the_command_does_not_know_it_does_not_permit(asking: Cli) -> None:
 def test_a_domain_of_any_name_can_be_asked_for(
     asking: Cli, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(guard_command.guard.commands, "polkit", main.commands["check"])
+    monkeypatch.setitem(guard_command.guard.commands, "polkit", check)
     uuid = asking.world.add_domain(SOURCE, name)
     marked(asking, name)
     assert asking("guard", "--from", SOURCE, "--", name, "save").exit_code == BLOCKED
