@@ -286,12 +286,16 @@ def possible(facts: Facts, world: World) -> list[str]:
 # -- the same to be seen ------------------------------------------------------------------------------------
 
 
+COMMIT = "active-commit"
+"""The one kind of block job that the model has: a migration's own mirrors are part of its job there."""
+
+
 def essence(domain: Domain | None) -> tuple[object, ...] | None:
     """What decisions could depend on; reasons as far as conditions tell them apart."""
     if domain is None:
         return None
     (disk,) = domain.disks
-    job = (disk.block_job.ready,) if disk.block_job else ()
+    job = (disk.block_job.ready,) if disk.block_job and disk.block_job.kind == COMMIT else ()
     given_away = domain.reason in HANDED_OVER_REASONS
     return domain.state, given_away, domain.job, disk.layer, job, bool(domain.snapshots), bool(disk.stored)
 
