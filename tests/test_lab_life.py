@@ -138,7 +138,14 @@ def finish(rig: Rig, running: Running) -> tuple[int, Event]:
     return running.finish()
 
 
-@pytest.mark.parametrize("case", CASES)
+# A guest that was rebooted while its memory moved hangs at the destination now and then, more often on a busy
+# machine, although it had booted and written before. That lies between two QEMUs; why is not known.
+UNSURE = "reboot-transferring"
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.race] if case == UNSURE else []) for case in CASES]
+)
 def test_what_happens_to_the_guest_ends_right(rig: Rig, guest: Guest, case: str) -> None:
     wanted = CASES[case]
     if wanted.on_crash != "destroy":
