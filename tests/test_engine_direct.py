@@ -60,7 +60,7 @@ async def test_missing_tools_and_seeds_are_named(tmp_path: Path) -> None:
     )
     found = await findings(HERE, direct)
     there = [one.message for one in found if one.host == HERE.shown_uri(Side.DESTINATION)]
-    assert there[:2] == ["qemu-img is not installed", "truncate is not installed"]
+    assert there[:3] == [f"{tool} is not installed" for tool in ("qemu-img", "truncate", "flock")]
     assert there[-1] == f"there is no file {tmp_path}/no 'seed'"
     assert {one.check for one in found} == {"transport"}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fsm.errors import HostError
 from fsm.hypervisor.shell import Shell
 from fsm.images import seed as module
-from fsm.images.nbd_copy import NbdRoute
+from fsm.images.nbd_copy import HELD, NbdRoute, holding
 from fsm.images.seed import CHUNK_BYTES, differing_pieces, plant
 
 HERE = Shell("qemu:///system")
@@ -33,25 +33,43 @@ def test_the_ranges_cover_what_differs_and_nothing_else(equal: list[bool], last_
     assert all(one.offset + one.length <= size_bytes for one in pieces)
 
 
-async def test_only_the_chunk_that_was_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_chunks_are_compared_by_their_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "CHUNK_BYTES", 4096)
-    one, other, told = tmp_path / "o ne", tmp_path / "other", []
+    monkeypatch.setattr(module, "_DIGEST", "split --bytes=4096 --filter=sha256sum --")
+    one, told = tmp_path / "o ne", []
     one.write_bytes(os.urandom(4 * 4096 + 100))
-    # Both hosts have one path for it, so on one machine a link has to stand for the other host.
-    chroot = Shell("qemu+ssh://other/system", ("sh", "-c", f"mv {other} '{one}'; sh -s"))
-    other.write_bytes(one.read_bytes()[:8192] + b"changed" + one.read_bytes()[8199:])
-    same = await differing_pieces(ROUTE, str(one), 4 * 4096 + 100, told.append)
-    assert same == ()
+    # Both hosts have one path for it: the other one's shell finds another file behind that.
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "o ne").write_bytes(one.read_bytes()[:8192] + b"changed" + one.read_bytes()[8199:])
+    route = NbdRoute(
+        Shell("qemu:///system", ("env", "-C", str(tmp_path))), Shell("x", ("env", "-C", str(other))), ""
+    )
+    pieces = await differing_pieces(route, "o ne", 4 * 4096 + 100, told.append)
+    assert [(piece.offset, piece.length) for piece in pieces] == [(8192, 4096)]
     assert told == [4096 * count for count in range(1, 6)]
-    digests = await module._digests(HERE, str(one), None)
-    changed = await module._digests(chroot, str(one), None)
-    assert [left == right for left, right in zip(digests, changed, strict=True)] == [
-        True,
-        True,
-        False,
-        True,
-        True,
-    ]
+
+
+async def test_behind_a_command_that_still_holds_the_file_nothing_is_done(tmp_path: Path) -> None:
+    seed, path = tmp_path / "seed", tmp_path / "file"
+    seed.write_bytes(b"seed")
+    path.write_bytes(b"copy")
+    async with HERE.running(f"{holding(str(path))}\necho ready; cat >/dev/null") as late:
+        assert await late.line(10) == "ready"
+        with pytest.raises(HostError, match="another command still holds"):
+            await plant(HERE, str(seed), str(path), 4)
+        with pytest.raises(HostError, match="another command still holds"):
+            await differing_pieces(ROUTE, str(path), 4)
+    assert path.read_bytes() == b"copy"
+
+
+async def test_what_comes_late_does_not_touch_what_has_the_name_now(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"copy")
+    late = f"{holding(str(path))}\nmv '{path}' '{path}.old'; echo guest > '{path}'; truncate --size=1 {HELD}"
+    await HERE.ask(late)
+    assert path.read_bytes() == b"guest\n"
+    assert (tmp_path / "file.old").read_bytes() == b"c"
 
 
 async def test_a_file_of_another_length_is_not_compared(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fsm.images.seed import differing_pieces, plant
 Tell = Callable[[str, int, int], None]
 """Told a phase, and how many bytes of how many are done in it."""
 
-_TOOLS = {Side.SOURCE: ("qemu-nbd", "qemu-img"), Side.DESTINATION: ("qemu-img", "truncate")}
+_TOOLS = {Side.SOURCE: ("qemu-nbd", "qemu-img"), Side.DESTINATION: ("qemu-img", "truncate", "flock")}
 _SEED_TOOLS = ("split", "sha256sum")
 
 
@@ -82,6 +82,8 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
     route = await _route(context, direct)
     for side, way in ((Side.SOURCE, route.source), (Side.DESTINATION, route.destination)):
         await _expect_same_file(context, side, way, base.path)
+    # Commands know no lease: an engine that has lost its own must not get to them.
+    await context.note("send-base", {})
     pieces, is_empty = await _pieces_to_send(context, direct, route, base, tell)
     total_bytes = sum(one.data_bytes for one in pieces)
 

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 
 from attrs import frozen
 
-from fsm.errors import HostError, HostUnreachable
+from fsm.errors import HostError
 from fsm.hypervisor.shell import ANSWER_S, Running, Shell
 from fsm.hypervisor.uris import safe_uri
 from fsm.images.transfer import MIB, Progress
@@ -30,6 +30,9 @@ SILENCE_S = 120.0
 
 PORTS = range(49152, 49216)
 """Where the export listens: libvirt's own ports for migrations, which are open between hosts anyway."""
+
+HELD = "/proc/self/fd/4"
+"""The file that a script holds, whatever bears its name by now; see ``holding``."""
 
 _ATTEMPTS = 8
 _PERCENT = re.compile(r"\((\d+\.\d+)/100%\)")
@@ -59,6 +62,32 @@ class NbdRoute:
     address: str
     everywhere: bool = False
     tls_directory: str = ""
+
+
+def holding(path: str) -> str:
+    """The first lines of a script that writes, or relies on nobody writing: it opens the file and locks it.
+
+    A script whose engine has died without its host noticing may still be under way. Behind it the next one
+    fails instead of mixing with it; and what it does late it does to the file that it opened, not to one that
+    has got that name since and may be a running guest's.
+    """
+    return f"""\
+exec 4<{shlex.quote(path)} || exit
+flock --nonblock 4 || {{ echo "another command still holds "{shlex.quote(path)} >&2; exit 1; }}"""
+
+
+def watched(lines: str) -> str:
+    """A script whose ``run COMMAND`` is ended, and the script with it, when its input ends."""
+    return f"""\
+exec 3<&0 </dev/null
+trap 'kill "$job" 2>/dev/null; exit 1' HUP INT TERM
+{{ cat <&3; kill -TERM $$; }} >/dev/null 2>&1 4<&- &
+watch=$!
+exec 3<&-
+leave() {{ :; }}
+trap 'kill $watch 2>/dev/null; leave' EXIT
+run() {{ "$@" & job=$!; wait "$job" || exit; }}
+{lines}"""
 
 
 async def data_pieces(shell: Shell, path: str) -> tuple[Piece, ...]:
@@ -158,8 +187,6 @@ async def _is_ready(export: Running) -> bool:
         return True
     try:
         await export.end()
-    except HostUnreachable:
-        raise
     except HostError as error:
         if _IN_USE in error.message:
             return False
@@ -203,18 +230,12 @@ class _Copying:
 
         Whole blocks are written, so the last one may have made the file longer.
         """
-        lines = "\n".join(f"run {shlex.join(self._command(one))}" for one in pieces)
-        return f"""\
-exec 3<&0 </dev/null
-trap 'kill "$job" 2>/dev/null; exit 1' HUP INT TERM
-{{ cat <&3; kill -TERM $$; }} >/dev/null 2>&1 &
-watch=$!
-exec 3<&-
-trap 'kill $watch 2>/dev/null; fit' EXIT
-fit() {{ truncate --no-create --size={self.size_bytes} -- {shlex.quote(self.path)}; }}
-run() {{ "$@" & job=$!; wait "$job" || exit; echo done; }}
+        lines = "\n".join(f"run {shlex.join(self._command(one))}; echo done" for one in pieces)
+        return watched(f"""\
+{holding(self.path)}
+leave() {{ truncate --no-create --size={self.size_bytes} {HELD}; }}
 {lines}
-fit"""
+leave""")
 
     def _command(self, one: Piece) -> list[str]:
         # Out of order and several at once, as ``qemu-img``'s manual advises for what is not compressed. By
@@ -230,7 +251,7 @@ fit"""
         if directory := self.route.tls_directory:
             words += ["--object", f"tls-creds-x509,id=tls,endpoint=client,dir={_option(directory)}"]
             source["tls-creds"] = "tls"
-        target: dict[str, object] = {"driver": "file", "filename": self.path}
+        target: dict[str, object] = {"driver": "file", "filename": HELD}
         return [*words, *(_part(file, one, self.size_bytes) for file in (source, target))]
 
 

@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from fsm.errors import HostError
 from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.uris import safe_uri
-from fsm.images.nbd_copy import SILENCE_S, NbdRoute, Piece
+from fsm.images.nbd_copy import HELD, SILENCE_S, NbdRoute, Piece, holding, watched
 from fsm.images.transfer import MIB
 
 CHUNK_BYTES = 16 * MIB
 """What is compared, and sent, as one. Smaller ones would send less and start ``qemu-img`` more often."""
+
+_DIGEST = f"split --bytes={CHUNK_BYTES} --filter=sha256sum --"
 
 SLOWEST_BYTES_PER_S = 10 * MIB
 """What a copy within a host is expected to do at the least: it tells nothing until its end."""
@@ -31,10 +33,10 @@ async def plant(shell: Shell, seed: str, path: str, size_bytes: int) -> None:
 
     Where the file system can, the blocks are shared and nothing is copied. Raises ``HostError``.
     """
-    paths = shlex.join([seed, path])
-    script = f"""\
-cp --reflink=auto --sparse=auto --no-preserve=all -- {paths} &&
-truncate --no-create --size={size_bytes} -- {shlex.quote(path)}"""
+    script = watched(f"""\
+{holding(path)}
+run cp --reflink=auto --sparse=auto --no-preserve=all -- {shlex.quote(seed)} {HELD}
+run truncate --no-create --size={size_bytes} {HELD}""")
     await shell.ask(script, timeout_s=SILENCE_S + size_bytes / SLOWEST_BYTES_PER_S)
 
 
@@ -46,8 +48,8 @@ async def differing_pieces(
     Raises ``HostError`` and ``HostUnreachable``.
     """
     both = [
-        asyncio.ensure_future(_digests(route.source, path, told)),
-        asyncio.ensure_future(_digests(route.destination, path, None)),
+        asyncio.ensure_future(_digests(route.source, f"exec {_DIGEST} {shlex.quote(path)}", told)),
+        asyncio.ensure_future(_digests(route.destination, f"{holding(path)}\nexec {_DIGEST} {HELD}", None)),
     ]
     try:
         one, other = await asyncio.gather(*both)
@@ -82,8 +84,7 @@ def _differing(one: Sequence[str], other: Sequence[str], size_bytes: int) -> lis
     return pieces
 
 
-async def _digests(shell: Shell, path: str, told: Told | None) -> list[str]:
-    script = f"exec split --bytes={CHUNK_BYTES} --filter=sha256sum -- {shlex.quote(path)}"
+async def _digests(shell: Shell, script: str, told: Told | None) -> list[str]:
     found: list[str] = []
     async with shell.running(script) as digesting:
         while (line := await digesting.line(SILENCE_S)) is not None:  # bounded: by the file's end
