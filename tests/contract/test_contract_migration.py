@@ -116,7 +116,7 @@ async def test_a_raw_base_beside_a_qcow2_one(rig: Rig) -> None:
 
 
 async def test_writes_during_the_migration_arrive(rig: Rig) -> None:
-    prepared, task = await slow(rig, 8)
+    prepared, task = await slow(rig, 3)
     rig.write(rig.source, prepared.uuid, "vda", 0, 64 * KIB, 0x33)
     rig.write(rig.source, prepared.uuid, "vda", 12 * MIB, 64 * KIB, 0x44)
     await task
