@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -146,6 +147,19 @@ class Lab(AbstractContextManager["Lab"]):
         """What the guest has printed, on the first and on the second host. Either file may be missing."""
         first, second = (Guest(host, guest).serial_log for host in self.hosts)
         return first, second
+
+    def share(self, path: str, *, coherent: bool = True) -> None:
+        """Give both hosts one directory, as a file system that both have mounted. It goes with the lab.
+
+        Not ``coherent``: each host has a FUSE file system with a cache of its own over it, which is looked
+        after only when a file is opened, as with NFS.
+        """
+        directory = self.directory / f"shared-{uuid.uuid4().hex[:8]}"
+        directory.mkdir()
+        mount = ("mount", "--bind") if coherent else ("bindfs",)
+        for host in self.hosts:
+            host.run(["mkdir", "-p", path])
+            host.run([*mount, str(directory), path])
 
     # Faults
 

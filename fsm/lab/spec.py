@@ -55,6 +55,8 @@ class DiskSpec:
     options: tuple[str, ...] = ()
     """More creation options for ``qemu-img -o``, such as ``lazy_refcounts=on``."""
     bus: str | None = None
+    cache: str | None = None
+    """Default: "none", where the images' file systems have O_DIRECT."""
     seed: int = 1
 
     @property
@@ -159,6 +161,8 @@ def _disk(spec: GuestSpec, disk: DiskSpec, *, direct_io: bool) -> etree._Element
     element = etree.Element("disk", type="file", device=disk.device)
     # A cdrom's image may be on a file system without O_DIRECT; nothing is written to it anyway.
     cache = {"cache": "none", "discard": "unmap"} if direct_io and disk.device == "disk" else {}
+    if disk.cache is not None:
+        cache["cache"] = disk.cache
     etree.SubElement(element, "driver", {"name": "qemu", "type": disk.format, **cache})
     if not disk.empty:
         etree.SubElement(element, "source", file=disk.image(spec.name))
