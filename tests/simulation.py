@@ -37,6 +37,9 @@ from fsm.journal.tables import metadata
 
 SOURCE, DESTINATION = "sim://alpha/system", "sim://beta/system"
 IMAGES = "/var/lib/libvirt/images"
+SHARED = "/srv/shared"
+ON_SHARED = tuple(SimulatedDisk(target, f"{SHARED}/web-{target}.qcow2") for target in ("vda", "vdb"))
+"""The disks of a domain on a file system that both hosts see."""
 SNAPSHOTS = {"s1": None, "s2": "s1", "s3": "s1"}
 # Where flushing costs nothing: what a disk keeps is tested with the journal itself.
 _MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108
@@ -162,6 +165,7 @@ def _beginning(disks: tuple[SimulatedDisk | str, ...], destination: str) -> tupl
     world = SimulatedWorld()
     world.add_host(SOURCE)
     world.add_host(destination)
+    world.add_filesystem(SOURCE, destination, mount=SHARED, size_bytes=1 << 40)
     world.add_pool(SOURCE, IMAGES)
     uuid = world.add_domain(SOURCE, "web", disks=disks, snapshots=SNAPSHOTS)
     before = Before(

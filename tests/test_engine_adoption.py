@@ -14,12 +14,20 @@ from fsm.engine.engine import Engine
 from fsm.engine.plan import Side
 from fsm.engine.result import Result
 from fsm.hypervisor.port import CHANGES
-from fsm.hypervisor.simulated import Moment, files
+from fsm.hypervisor.simulated import Moment, SimulatedDisk, files
 from fsm.hypervisor.values import Marker
 from fsm.journal.records import Record
 from fsm.journal.sql import SqlJournal
 from fsm.machine.observation import Job, Merge
-from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, fresh_journal, simulate
+from tests.simulation import (
+    DESTINATION,
+    ON_SHARED,
+    SOURCE,
+    Simulation,
+    check_end,
+    fresh_journal,
+    simulate,
+)
 
 HOSTS = (SOURCE, DESTINATION)
 
@@ -48,6 +56,7 @@ class Course:
 
     merge: Merge
     harm: bool = False
+    disks: tuple[SimulatedDisk | str, ...] = ("vda", "vdb")
 
     def begin(self, simulation: Simulation) -> None:
         """Prepare what will happen."""
@@ -56,7 +65,7 @@ class Course:
 
     async def records(self) -> int:
         """How many records it writes when nobody dies."""
-        simulation = await simulate()
+        simulation = await simulate(self.disks)
         self.begin(simulation)
         result = await simulation.migrate(merge=self.merge)
         return len(simulation.journal.records(result.migration))
@@ -66,6 +75,7 @@ COURSES = {
     "commit": Course(Merge.COMMIT),
     "rollback": Course(Merge.COMMIT, harm=True),
     "mirror": Course(Merge.MIRROR),
+    "shared": Course(Merge.COMMIT, disks=ON_SHARED),
 }
 POINTS = [
     pytest.param(course, count, id=f"{name}-{count}")
@@ -130,7 +140,7 @@ async def _check(simulation: Simulation, result: Result | None) -> None:
 
 @pytest.mark.parametrize(("course", "count"), POINTS)
 async def test_a_journal_lost_after_any_record_loses_nothing(course: Course, count: int) -> None:
-    simulation = await simulate()
+    simulation = await simulate(course.disks)
     course.begin(simulation)
     await _die_after(simulation, count, course.merge)
     await _settle(simulation)
@@ -297,6 +307,22 @@ async def test_copies_that_nobody_vouches_for_are_left_and_named(lost: Lost) -> 
     assert result.state == "rolled-back"
     assert any(copy in left for left in result.left_behind)
     assert copy in lost.simulation.world.files(DESTINATION)
+
+
+async def test_a_marker_that_conceals_that_both_hosts_share_a_base_removes_no_base() -> None:
+    simulation = await simulate(ON_SHARED)
+    migration = await _die_after(simulation, AFTER_START)
+    lost = Lost(simulation, migration, await _lose_journal(simulation))
+    facts = await (await simulation.world.connect(SOURCE)).domain(simulation.uuid)
+    assert facts is not None
+    assert facts.marker is not None
+    assert all(overlay.shared for overlay in facts.marker.overlays)
+    await lost.marked(overlays=[evolve(overlay, shared=False) for overlay in facts.marker.overlays])
+    result = await _adopt(lost.engine)
+    assert result is not None
+    assert result.state == "rolled-back"
+    assert [disk.path for disk in ON_SHARED if any(str(disk.path) in left for left in result.left_behind)]
+    await check_end(simulation, result)
 
 
 async def test_files_that_are_not_the_domains_are_never_touched(lost: Lost) -> None:

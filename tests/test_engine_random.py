@@ -34,7 +34,15 @@ from fsm.machine.observation import Merge
 from tests.accidents import ACCIDENTS
 from tests.lives import CALLING, Killed, Life, Point
 from tests.scenarios import mended
-from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate, without_threads
+from tests.simulation import (
+    DESTINATION,
+    ON_SHARED,
+    SOURCE,
+    Simulation,
+    check_end,
+    simulate,
+    without_threads,
+)
 
 SPEC = load_default()
 EXAMPLES = int(os.environ.get("FSM_EXAMPLES", "25"))
@@ -69,8 +77,8 @@ class Running:
 class Accidents(RuleBasedStateMachine):
     """One migration, up to three engines at once, and whatever happens to them."""
 
-    @initialize(merge=st.sampled_from(Merge))
-    def begin(self, merge: Merge) -> None:
+    @initialize(merge=st.sampled_from(Merge), shared=st.booleans())
+    def begin(self, merge: Merge, *, shared: bool) -> None:
         """The first engine is asked to migrate."""
         self.stack = ExitStack()
         self.expired: set[str] = set()
@@ -83,10 +91,11 @@ class Accidents(RuleBasedStateMachine):
             self.stack.enter_context(patch.object(target, name, value))
         self.stack.enter_context(without_threads())
         self.runner = self.stack.enter_context(asyncio.Runner())
-        self.simulation: Simulation = self.runner.run(simulate())
+        disks = ON_SHARED if shared else ("vda", "vdb")
+        self.simulation: Simulation = self.runner.run(simulate(disks))
         self.engines: list[Running] = []
         self.started = self.idle = 0
-        self._start(None, merge=merge)
+        self._start(None, merge=Merge.COMMIT if shared else merge)
         self._turns(LONG, until=lambda: bool(self.simulation.journal.headers()))
         self.migration = self.simulation.journal.headers()[0].migration
 

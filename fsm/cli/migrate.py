@@ -12,7 +12,7 @@ from fsm.cli.drive import drive
 from fsm.engine.bad_input import COMPRESSION
 from fsm.engine.engine import Engine
 from fsm.engine.handle import Handle
-from fsm.engine.plan import Direct, MergeChoice, Request, Verify
+from fsm.engine.plan import Direct, MergeChoice, Request, StorageChoice, Verify
 from fsm.errors import BadInput
 from fsm.hypervisor.values import Tuning
 
@@ -35,7 +35,13 @@ from fsm.hypervisor.values import Tuning
     help="Mirror the overlay into the copy during the migration, or commit it at the destination; "
     "auto: mirror wherever that can be.",
 )
-@click.option("--storage", type=click.Choice(["copy", "shared"]), default="copy", help="Where the bases are.")
+@click.option(
+    "--storage",
+    type=click.Choice([choice.value for choice in StorageChoice]),
+    default=StorageChoice.AUTO.value,
+    show_default=True,
+    help="Copy the bases, or leave them where both hosts see them; auto: as each disk is found.",
+)
 @click.option(
     "--bandwidth",
     "bandwidth_mib_per_s",
@@ -125,18 +131,16 @@ from fsm.hypervisor.values import Tuning
 @click.option("--correlation", default="", metavar="ID", help="Your own id for this request, for the log.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result.")
 @click.pass_context
-def migrate(context: click.Context, /, storage: str, postcopy: bool, as_json: bool, **options: Any) -> None:
+def migrate(context: click.Context, /, postcopy: bool, as_json: bool, **options: Any) -> None:
     """Migrate DOMAIN live to another host, with its internal snapshots."""
-    if storage != "copy":
-        raise BadInput(f"--storage {storage} can't be done yet", remedy="leave it away: the bases are copied")
     if postcopy:
         raise BadInput(
             "--postcopy is not possible: a link that breaks then leaves the guest's memory in two halves",
             remedy="--auto-converge and a longer --max-downtime bring a busy guest to its end",
         )
-    words = {"verify": Verify(options["verify"]), "merge": MergeChoice(options["merge"])}
     direct, tuning = _direct(options), _tuning(options)
-    request = Request(**{**options, **words}, direct=direct, tuning=tuning)
+    options["verify"] = Verify(options["verify"])
+    request = Request(**options, direct=direct, tuning=tuning)
 
     async def begin(engine: Engine, display: Display) -> list[Handle]:
         return [await engine.start(request, on_progress=display.progress, on_record=display.record)]

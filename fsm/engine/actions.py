@@ -28,6 +28,7 @@ from fsm.engine.removal import (
     remove_destination_overlays,
     remove_source_overlays,
 )
+from fsm.engine.shared import expect_same_files, remove_probes
 from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.values import SnapshotMetadata
 from fsm.images.tables import look_at_image
@@ -68,11 +69,12 @@ async def save_bases(context: Context) -> None:
 
 
 async def create_copies(context: Context) -> None:
-    """Create each copy's file at the destination, as long as its base and all hole."""
+    """Create each copy's file at the destination, as long as its base and all hole; look at shared bases."""
     destination = await context.host(Side.DESTINATION)
+    await expect_same_files(context)
     await signs.put_up(destination, context.planned)
     created: list[str] = context.outcome.setdefault("created", [])
-    for base in context.history.bases.bases:
+    for base in context.copied_bases:
         found = await destination.storage.stat(base.path)
         if found is None:
             await destination.storage.create_sparse(base.path, base.size_bytes)
@@ -87,8 +89,9 @@ async def create_copies(context: Context) -> None:
 
 
 async def create_destination_overlays(context: Context) -> None:
-    """Create an empty overlay on each copied base."""
+    """Create an empty overlay on each base at the destination."""
     source, destination = await context.host(Side.SOURCE), await context.host(Side.DESTINATION)
+    own = {overlay.target: overlay for overlay in context.planned.overlays}
     for overlay in context.planned.destination_overlays:
         # The name holds this migration's id: a file of that name is ours. Its content is of no worth before
         # the transfer begins, but one that libvirt has filled must not be taken for an empty one.
@@ -97,7 +100,7 @@ async def create_destination_overlays(context: Context) -> None:
         # The disk may have been resized since the copy was begun: libvirt mirrors it at its present size, and
         # the commit lets the copied base grow along.
         capacity_bytes = context.history.bases.of(overlay.base).capacity_bytes
-        seen = (await look_at_image(source.storage, overlay.path)).header
+        seen = (await look_at_image(source.storage, own[overlay.target].path)).header
         if context.history.bases.fits(overlay.base, seen.size_bytes) is Size.GROWN:
             capacity_bytes = seen.size_bytes
         await destination.storage.create_overlay(overlay, capacity_bytes)
@@ -243,7 +246,8 @@ async def undefine_source(context: Context) -> None:
 
 
 async def release_pools(context: Context) -> None:
-    """Put the storage pools back."""
+    """Put back what preflight opened."""
+    await remove_probes(context)
     pools = [pool for pool in context.history.pools if not context.is_fenced(pool.side)]
     for attempt in range(RELEASE_ATTEMPTS):
         pools = await put_back(context, pools)

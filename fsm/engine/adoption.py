@@ -132,10 +132,11 @@ class Adoption:
         home = self._home(facts)
         pools = await self._pools(plan)
         bases = await self._bases(plan, marker, facts, home, pools)
+        shared = {overlay.base for overlay in plan.overlays if overlay.shared}
         data = {
             "plan": converter.unstructure(plan),
             "bases": converter.unstructure(bases),
-            "created": [base.path for base in marker.bases],
+            "created": [base.path for base in marker.bases if base.path not in shared],
             "pools": converter.unstructure(pools),
             "started_paused": marker.started_paused,
         }
@@ -183,7 +184,7 @@ class Adoption:
             if facts is None:
                 continue
             self._expect_quiet(facts, host)
-            seen = in_machine_terms(facts, History("", plan=plan))
+            seen = in_machine_terms(facts, side, History("", plan=plan))
             if seen.marked_by_another or any(disk.layer is Layer.FOREIGN for disk in seen.disks):
                 raise self._refuse(
                     f"at {host.uri} its disks or its marker are not as this one says",

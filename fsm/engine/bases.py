@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fsm.engine.context import Context
 from fsm.engine.observe import look
+from fsm.engine.plan import Side
 from fsm.errors import ActionFailed
 from fsm.hypervisor.port import Host, Storage
 from fsm.hypervisor.values import Base, FileFacts, Overlay
@@ -33,7 +34,7 @@ async def is_growable(storage: Storage, base: FileFacts) -> bool:
 
 async def expect_no_snapshot_in_overlays(context: Context, source: Host) -> None:
     """Fail where a snapshot lies in an overlay, or may be on its way into one."""
-    domain = await look(source, context.planned.domain_uuid, context.history)
+    domain = await look(source, Side.SOURCE, context.planned.domain_uuid, context.history)
     if domain is None or domain.job is not Job.NONE:
         raise ActionFailed("save-bases", f"{source.uri}: another job holds the domain")
     if names := sorted({name for disk in domain.disks for name in disk.stored}):

@@ -45,14 +45,14 @@ async def _commit(context: Context, side: Side, activity: str) -> None:
         await host.start_paused(facts.uuid)
     await _resume_if_cured(context, host, facts)
     try:
-        await demand_space(context, host, await _disks(context, host, activity), activity)
-        for overlay in context.planned.overlays:
-            await _begin(context, host, overlay, activity)
+        await demand_space(context, side, await _disks(context, side, activity), activity)
+        for overlay in context.planned.overlays_at(side):
+            await _begin(context, side, overlay, activity)
         await _until_ready(context, host, side, activity)
-        for overlay in context.planned.overlays:
-            await _pivot(context, host, overlay, activity)
+        for overlay in context.planned.overlays_at(side):
+            await _pivot(context, side, overlay, activity)
     except (ActionFailed, HostError) as error:
-        failure = await explained(context, host, error, activity)
+        failure = await explained(context, side, error, activity)
         await _stop_again(context, host)
         raise failure from error
     # An engine that is told to let go does nothing more here: the record tells the next one.
@@ -84,18 +84,20 @@ async def _facts(context: Context, host: Host, activity: str) -> DomainFacts:
     return facts
 
 
-async def _disks(context: Context, host: Host, activity: str) -> dict[str, Disk]:
+async def _disks(context: Context, side: Side, activity: str) -> dict[str, Disk]:
     """The planned disks as they are now; nothing is done to a domain with a layer that isn't ours."""
+    host = await context.host(side)
     facts = await _facts(context, host, activity)
-    return _sound(in_machine_terms(facts, context.history), host, activity)
+    return _sound(in_machine_terms(facts, side, context.history), host, activity)
 
 
-async def _unaltered(context: Context, host: Host, activity: str) -> dict[str, Disk]:
+async def _unaltered(context: Context, side: Side, activity: str) -> dict[str, Disk]:
     """The same, and each overlay's own content has been looked at: nothing lies in it that a commit destroys.
 
     What it is, and what can be done, is told from the next observation, which shows it again.
     """
-    domain = await look(host, context.planned.domain_uuid, context.history)
+    host = await context.host(side)
+    domain = await look(host, side, context.planned.domain_uuid, context.history)
     if domain is None:
         raise ActionFailed(activity, f"{host.uri}: the domain is gone", retryable=False)
     if is_altered(SeenHost(reachable=True, domain=domain)):
@@ -119,21 +121,22 @@ def _sound(domain: Domain, host: Host, activity: str) -> dict[str, Disk]:
     return {disk.target: disk for disk in disks}
 
 
-async def _begin(context: Context, host: Host, overlay: Overlay, activity: str) -> None:
-    disk = (await _unaltered(context, host, activity))[overlay.target]
+async def _begin(context: Context, side: Side, overlay: Overlay, activity: str) -> None:
+    disk = (await _unaltered(context, side, activity))[overlay.target]
     if disk.layer is Layer.OVERLAY and disk.block_job is None:
         # Without a limit: it has to be over before the guest's writes fill the file system, and QEMU 7.2 dies
         # when a limited one finds no space left.
+        host = await context.host(side)
         await host.start_commit(context.planned.domain_uuid, overlay)
         # From here on libvirt lets nobody take a snapshot; one that came in before is found now.
-        await _unaltered(context, host, activity)
+        await _unaltered(context, side, activity)
 
 
 async def _until_ready(context: Context, host: Host, side: Side, activity: str) -> None:
     """Wait until each disk is ready to pivot or has been pivoted."""
     space, writes = CommitSpace(context, host, activity), WriteThrottle(context, side)
     while True:  # ends with readiness, with a lost job, or with the stall check
-        disks = list((await _disks(context, host, activity)).values())
+        disks = list((await _disks(context, side, activity)).values())
         waiting = [disk for disk in disks if disk.block_job is not None and not disk.block_job.ready]
         if lost := [disk.target for disk in disks if disk.layer is Layer.OVERLAY and disk.block_job is None]:
             raise ActionFailed(activity, f"{host.uri}: the block commit of {', '.join(lost)} has failed")
@@ -159,10 +162,10 @@ def _standstill(writes: WriteThrottle) -> str:
     return "the block commit makes no progress"
 
 
-async def _pivot(context: Context, host: Host, overlay: Overlay, activity: str) -> None:
-    disk = (await _unaltered(context, host, activity))[overlay.target]
+async def _pivot(context: Context, side: Side, overlay: Overlay, activity: str) -> None:
+    disk = (await _unaltered(context, side, activity))[overlay.target]
     if disk.block_job is not None:
-        await host.pivot(context.planned.domain_uuid, overlay.target)
+        await (await context.host(side)).pivot(context.planned.domain_uuid, overlay.target)
 
 
 async def _stop_again(context: Context, host: Host) -> None:

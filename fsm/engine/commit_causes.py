@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fsm.engine.causes import Cause
 from fsm.engine.context import Context
+from fsm.engine.plan import Side
 from fsm.engine.space import MIB
 from fsm.errors import ActionFailed, FsmError, HostError, HostUnreachable, OutcomeUnknown
 from fsm.hypervisor.port import Host
@@ -19,7 +20,7 @@ _FILTER_LEFT_WORDS = "Need a root block node"
 _DENIED_WORDS = ("Permission denied", "Operation not permitted", "Read-only file system")
 
 
-async def explained(context: Context, host: Host, error: FsmError, activity: str) -> FsmError:
+async def explained(context: Context, side: Side, error: FsmError, activity: str) -> FsmError:
     """The same failure with the cause that can be found and what to do about it.
 
     An error that has its remedy already, or leaves it open what was done, is returned as it is.
@@ -28,7 +29,7 @@ async def explained(context: Context, host: Host, error: FsmError, activity: str
         return error
     message = error.message if isinstance(error, ActionFailed) else str(error)
     try:
-        cause = await _cause(context, host, message)
+        cause = await _cause(context, side, message)
     except HostError:
         return error
     what = f"{message}; {cause.what}" if cause.what else message
@@ -36,10 +37,11 @@ async def explained(context: Context, host: Host, error: FsmError, activity: str
     return ActionFailed(activity, f"{what}; the guest's data is in the overlay", remedy=remedy)
 
 
-async def _cause(context: Context, host: Host, message: str) -> Cause:
+async def _cause(context: Context, side: Side, message: str) -> Cause:
+    host = await context.host(side)
     facts = await host.domain(context.planned.domain_uuid)
     errors = dict(facts.disk_errors) if facts else {}
-    for overlay in context.planned.overlays:
+    for overlay in context.planned.overlays_at(side):
         refused = errors.get(overlay.target) == "no-space" or any(word in message for word in _FULL_WORDS)
         if found := await _full(host, overlay, refused=refused):
             return found

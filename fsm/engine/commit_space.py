@@ -17,6 +17,7 @@ from fsm.engine import space
 from fsm.engine.actions import directory_of
 from fsm.engine.commit_causes import FULL_BYTES
 from fsm.engine.context import Context
+from fsm.engine.plan import Side
 from fsm.engine.space import MIB
 from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
@@ -29,14 +30,15 @@ log = structlog.get_logger("fsm")
 POLL_S = 3.0
 
 
-async def demand_space(context: Context, host: Host, disks: Mapping[str, Disk], activity: str) -> None:
+async def demand_space(context: Context, side: Side, disks: Mapping[str, Disk], activity: str) -> None:
     """Raise ``ActionFailed`` if the commits that have not begun yet may run out of space.
 
     A host that can't tell is not waited for: its guest writes to the same file system meanwhile.
     """
+    host = await context.host(side)
     overlays = [
         overlay
-        for overlay in context.planned.overlays
+        for overlay in context.planned.overlays_at(side)
         if disks[overlay.target].layer is Layer.OVERLAY and disks[overlay.target].block_job is None
     ]
     demands = []

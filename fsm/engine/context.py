@@ -13,6 +13,7 @@ from fsm.engine.history import History
 from fsm.engine.plan import Plan, Request, Side
 from fsm.errors import ActionFailed, FsmError, HostError, HostUnreachable
 from fsm.hypervisor.port import Connector, Host, Watch
+from fsm.hypervisor.values import Base
 from fsm.journal.records import Data
 
 T = TypeVar("T")
@@ -98,6 +99,12 @@ class Context:
         if self.history.plan is None:
             raise ActionFailed("plan", "preflight has not made one", retryable=False)
         return self.history.plan
+
+    @property
+    def copied_bases(self) -> tuple[Base, ...]:
+        """The bases of which the destination gets a copy: all but those that both hosts share."""
+        shared = {overlay.base for overlay in self.planned.overlays if overlay.shared}
+        return tuple(base for base in self.history.bases.bases if base.path not in shared)
 
     async def host(self, side: Side) -> Host:
         """The host on that side; raises ``HostUnreachable``."""

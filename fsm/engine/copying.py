@@ -27,7 +27,7 @@ async def _in_turn(context: Context) -> None:
 async def _copy_bases(context: Context) -> None:
     connector, request = context.hosts.connector, context.request
     uris = (request.source_uri, request.destination_uri)
-    bases = context.history.bases.bases
+    bases = context.copied_bases
     total_bytes = sum(base.allocated_bytes for base in bases)
     throttle = limit(request)
     before_bytes = 0

@@ -14,6 +14,6 @@ def as_defined(xml: str, plan: Plan | None) -> str:
     bases = {
         overlay.target: (overlay.base, overlay.base_format)
         for overlay in plan.overlays
-        if source.get(overlay.target) == overlay.path
+        if source.get(overlay.target) in (overlay.path, overlay.arrived.path)
     }
     return markers.unmarked(domain_xml.with_disk_sources(xml, bases))

@@ -194,4 +194,4 @@ def _uuid_of(text: str) -> str | None:
 
 
 def _files(plan: Plan | None) -> set[str]:
-    return {path for overlay in plan.overlays for path in (overlay.path, overlay.base)} if plan else set()
+    return {path for overlay in plan.overlays for path in overlay.files} if plan else set()

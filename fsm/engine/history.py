@@ -27,6 +27,7 @@ class History:
     names the snapshots in overlays that may go with them: their loss was accepted, or they were ``rescued``.
     ``copied`` are the parts of each copy that were finished, by the file's path. ``kept_bytes`` were found at
     the destination when the copies were continued last.
+    ``probes`` are the files by which preflight has looked whether storage is shared.
     ``throttled`` names the disks to which the guest's writes may be throttled, at whichever host it is.
     """
 
@@ -52,6 +53,7 @@ class History:
     adopted: bool = False
     plan: Plan | None = None
     pools: tuple[PoolBefore, ...] = ()
+    probes: tuple[str, ...] = ()
     bases: Bases = field(factory=Bases)
     copied: Mapping[str, tuple[Stretch, ...]] = field(factory=dict)
     kept_bytes: int = 0
@@ -135,6 +137,8 @@ class History:
             changes["fenced"] = self.fenced - {Side(side) for side in data["unfenced"]}
         if "pools" in data:
             changes["pools"] = tuple(converter.structure(data["pools"], list[PoolBefore]))
+        if "probes" in data:
+            changes["probes"] = tuple(data["probes"])
         if "plan" in data:
             changes["plan"] = converter.structure(data["plan"], Plan)
         if "bases" in data:

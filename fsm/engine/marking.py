@@ -64,7 +64,7 @@ def taken_over(action: str, host: Host, migration: str | None) -> ActionFailed:
 def _marker(context: Context) -> Marker:
     plan, history, request = context.planned, context.history, context.request
     bases = history.bases.bases
-    copied = bool(bases) and all(base.path in history.created for base in bases)
+    copied = bool(bases) and all(base.path in history.created for base in context.copied_bases)
     return Marker(
         migration=context.migration,
         owner=plan.owners[-1],

@@ -35,9 +35,7 @@ async def choose(
 
 async def against_mirror(source: Host, overlays: Sequence[Overlay]) -> list[Finding]:
     """A finding for each disk whose base can't be merged so, or can't be looked at."""
-    # A raw disk's content is the guest's, whatever it looks like.
-    images = [overlay for overlay in overlays if overlay.base_format == "qcow2"]
-    whys = [(overlay, await _why_not(source, overlay.base)) for overlay in images]
+    whys = [(overlay, await _why_not(source, overlay)) for overlay in overlays]
     return [
         Finding("merge", source.uri, f"disk {overlay.target} ({overlay.base}): {why}", _REMEDY)
         for overlay, why in whys
@@ -45,9 +43,13 @@ async def against_mirror(source: Host, overlays: Sequence[Overlay]) -> list[Find
     ]
 
 
-async def _why_not(source: Host, base: str) -> str:
+async def _why_not(source: Host, overlay: Overlay) -> str:
+    if overlay.shared:
+        return "both hosts share it, and QEMU lets no second host write to it while the source has it open"
+    if overlay.base_format != "qcow2":
+        return ""  # a raw disk's content is the guest's, whatever it looks like
     try:
-        return _what_forbids((await look_at_image(source.storage, base)).header)
+        return _what_forbids((await look_at_image(source.storage, overlay.base)).header)
     except (HostError, ImageCorrupt) as error:
         return f"it can't be told whether the migration may write into its copy: {error}"
 

@@ -32,22 +32,22 @@ async def observe_hosts(hosts: Hosts, history: History) -> tuple[Host, Host]:
 async def _observe(hosts: Hosts, uuid: str, history: History, side: Side) -> Host:
     try:
         host = await hosts.get(side)
-        domain = await look(host, uuid, history)
+        domain = await look(host, side, uuid, history)
     except HostError:
         # Whatever the reason: a host that could not be read is a host of which nothing is known.
         return Host(reachable=False, fenced=side in history.fenced)
     return Host(reachable=True, domain=domain)
 
 
-async def look(host: port.Host, uuid: str, history: History) -> Domain | None:
+async def look(host: port.Host, side: Side, uuid: str, history: History) -> Domain | None:
     """The domain in the machine's terms, with what its overlays hold; None when the host has none."""
     facts = await host.domain(uuid)
     if facts is None or history.plan is None:
         return None
-    domain = in_machine_terms(facts, history)
+    domain = in_machine_terms(facts, side, history)
     if domain.job is not Job.NONE:  # a migration or a save may be writing the file just now
         return domain
-    overlays = {overlay.target: overlay for overlay in history.plan.overlays}
+    overlays = {overlay.target: overlay for overlay in history.plan.overlays_at(side)}
     disks = [
         await _with_content(host, disk, overlays[disk.target], history)
         if disk.layer is Layer.OVERLAY
@@ -71,13 +71,13 @@ async def _with_content(host: port.Host, disk: Disk, overlay: Overlay, history: 
     )
 
 
-def in_machine_terms(facts: DomainFacts, history: History) -> Domain:
+def in_machine_terms(facts: DomainFacts, side: Side, history: History) -> Domain:
     """A domain's facts reduced to what decisions depend on; only planned disks count."""
     plan = history.plan
     active = facts.state is not DomainState.SHUT_OFF
     by_target = {disk.target: disk for disk in facts.disks}
     disks = []
-    for overlay in plan.overlays if plan else ():
+    for overlay in plan.overlays_at(side) if plan else ():
         found = by_target.get(overlay.target)
         if found is None:
             disks.append(Disk(overlay.target, Layer.FOREIGN))

@@ -43,6 +43,18 @@ class MergeChoice(StrEnum):
     MIRROR = "mirror"
 
 
+class StorageChoice(StrEnum):
+    """Where a user wants the bases: see ``fsm.engine.shared``.
+
+    ``copy``: the destination gets copies. ``shared``: both hosts see the same files already. ``auto``: each
+    disk as it is found.
+    """
+
+    AUTO = "auto"
+    COPY = "copy"
+    SHARED = "shared"
+
+
 @frozen
 class Direct:
     """The bases are copied by NBD, straight from host to host, by commands that the engine runs on them.
@@ -89,6 +101,7 @@ class Request:
     migrate_uri: str | None = None
     verify: Verify = Verify.TABLE
     merge: MergeChoice = field(default=MergeChoice.AUTO, converter=MergeChoice)
+    storage: StorageChoice = field(default=StorageChoice.AUTO, converter=StorageChoice)
     bandwidth_mib_per_s: int = 0
     connections: int = 4
     tuning: Tuning = field(factory=Tuning)
@@ -146,7 +159,13 @@ class Plan:
     @property
     def destination_overlays(self) -> tuple[Overlay, ...]:
         """The overlays that the destination gets."""
-        return self.overlays if self.merge is Merge.COMMIT else ()
+        return self.overlays_at(Side.DESTINATION) if self.merge is Merge.COMMIT else ()
+
+    def overlays_at(self, side: Side) -> tuple[Overlay, ...]:
+        """The overlays by their paths on that side, in the order of ``targets``."""
+        if side is Side.SOURCE:
+            return self.overlays
+        return tuple(overlay.arrived for overlay in self.overlays)
 
     @property
     def arrivals(self) -> dict[str, tuple[str, str]]:
@@ -157,7 +176,7 @@ class Plan:
         """
         if self.merge is Merge.MIRROR:
             return {overlay.target: (overlay.base, overlay.base_format) for overlay in self.overlays}
-        return {overlay.target: (overlay.path, "qcow2") for overlay in self.overlays}
+        return {overlay.target: (overlay.arrived.path, "qcow2") for overlay in self.overlays}
 
     def owns(self, marker: Marker) -> bool:
         """Whether a marker is this migration's, and no other engine has adopted it since."""

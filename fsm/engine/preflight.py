@@ -6,17 +6,17 @@ All findings are reported at once. What had to be opened to look (storage pools)
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
 from attrs import define, evolve, field
 
-from fsm.engine import checks, direct, preparation, space
+from fsm.engine import checks, direct, preparation, shared, space
 from fsm.engine.actions import directory_of, put_back
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
 from fsm.engine.merging import choose
-from fsm.engine.plan import MergeChoice, Plan, PoolBefore, Request, Side
+from fsm.engine.plan import MergeChoice, Plan, PoolBefore, Request, Side, StorageChoice
 from fsm.errors import HostError, HostUnreachable, NotFound
 from fsm.hypervisor.domain_xml import BootFile, boot_files
 from fsm.hypervisor.port import Host
@@ -54,6 +54,7 @@ async def preflight(context: Context) -> None:
         outcome["preflight"] = Preflight.PASSED.value
         outcome["plan"] = converter.unstructure(plan)
         outcome |= {"merge": plan.merge.value, "merge_reason": plan.merge_reason}
+        outcome["shared"] = [overlay.target for overlay in plan.overlays if overlay.shared]
     context.outcome.update(outcome)
 
 
@@ -145,6 +146,8 @@ class Inspection:
                 bases.append(await self._source_file(source, overlay))
         files = [base for base in bases if base is not None]
         await self._source_space(source, files)
+        if destination is not None:
+            overlays = await self._told_apart(facts, source, destination, overlays)
         merge, reason, against = await choose(source, overlays, self.request.merge)
         if self.request.merge is MergeChoice.MIRROR:
             self.findings += against
@@ -154,7 +157,8 @@ class Inspection:
         if destination is not None:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)
-            await self._destination_space(destination, files)
+            copied = {overlay.base for overlay in overlays if not overlay.shared}
+            await self._destination_space(destination, files, copied)
         self.plan = Plan(
             facts.uuid,
             facts.name,
@@ -169,6 +173,22 @@ class Inspection:
         # The migration's id makes the name its own: whatever bears it was made by this migration.
         path = f"{disk.source}.fsm-{self.context.migration}"
         return Overlay(disk.target, path, disk.source, disk.format)
+
+    async def _told_apart(
+        self, facts: DomainFacts, source: Host, destination: Host, overlays: tuple[Overlay, ...]
+    ) -> tuple[Overlay, ...]:
+        """The overlays with the word which of the bases both hosts share."""
+        if self.request.storage is StorageChoice.COPY:
+            return overlays
+        found = []
+        for overlay in overlays:
+            with self._finding("base", destination.uri):
+                if await self._stat_or_none(destination, overlay.base) is not None:
+                    is_shared = await shared.is_shared(self.context, source, destination, overlay)
+                    overlay = evolve(overlay, shared=is_shared)  # noqa: PLW2901  # the same one, known better
+            found.append(overlay)
+        self.findings += shared.findings(facts, found, self.request)
+        return tuple(found)
 
     async def _source_file(self, source: Host, overlay: Overlay) -> FileFacts | None:
         facts = await self._stat(source, Side.SOURCE, overlay.base)
@@ -226,14 +246,18 @@ class Inspection:
 
     async def _destination_paths(self, destination: Host, overlays: tuple[Overlay, ...]) -> None:
         for overlay in overlays:
-            for path in (overlay.base, overlay.path):
+            arrived = overlay.arrived.path
+            for path in (arrived,) if overlay.shared else (overlay.base, arrived):
                 with self._finding("directory-missing", destination.uri):
                     if await self._stat(destination, Side.DESTINATION, path) is not None:
                         self.findings.append(checks.path_taken(path, destination.uri))
 
-    async def _destination_space(self, destination: Host, files: list[FileFacts]) -> None:
+    async def _destination_space(
+        self, destination: Host, files: list[FileFacts], copied: Collection[str]
+    ) -> None:
         for directory, here in _by_directory(files).items():
-            need_bytes = sum(file.allocated_bytes for file in here) + space.reserve_bytes(here)
+            copy_bytes = sum(file.allocated_bytes for file in here if file.path in copied)
+            need_bytes = copy_bytes + space.reserve_bytes(here)
             if (Side.DESTINATION, directory) not in self._pools:
                 continue  # why it could not be looked at is reported with the paths
             # A directory that is missing is reported with the paths.

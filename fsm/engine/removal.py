@@ -76,10 +76,10 @@ async def _remove_overlays(context: Context, side: Side) -> None:
 
 async def remove_copies(context: Context) -> None:
     """Remove the copied bases at the destination, only those that are ours."""
-    bases = context.history.bases.bases
     if context.is_fenced(Side.DESTINATION):
         await _remove(context, Side.DESTINATION, sorted(context.history.created))
         return
+    bases = context.copied_bases
     if not bases:
         return
     destination = await context.host(Side.DESTINATION)
@@ -87,10 +87,18 @@ async def remove_copies(context: Context) -> None:
         found = await destination.storage.stat(base.path)
         if found is None:
             continue
-        if is_ours(context, base, found):
+        if is_ours(context, base, found) and not await _may_be_the_original(context, found):
             await _remove(context, Side.DESTINATION, [base.path])
         elif context.history.adopted:
             leave(context, f"{destination.uri}: {base.path}, which may be a copy of this migration or not")
+
+
+async def _may_be_the_original(context: Context, copy: FileFacts) -> bool:
+    """Whether a copy of which a marker alone tells may be the source's own file, on shared storage."""
+    if not context.history.adopted:
+        return False
+    found = await (await context.host(Side.SOURCE)).storage.stat(copy.path)
+    return found is not None and (found.size_bytes, found.modified) == (copy.size_bytes, copy.modified)
 
 
 async def _remove(context: Context, side: Side, paths: list[str]) -> None:

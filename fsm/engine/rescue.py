@@ -37,7 +37,7 @@ async def rescue_snapshots(context: Context) -> None:
     descriptions = {snapshot.name: snapshot.xml for snapshot in await host.snapshots(uuid)}
     holders = {disk.target: disk.stored for disk in domain.disks}
     for name in names:
-        overlays = [one for one in context.planned.overlays if name in holders[one.target]]
+        overlays = [one for one in context.planned.overlays_at(side) if name in holders[one.target]]
         images = [await _save(context, side, host, overlay, name) for overlay in overlays]
         rescued = Rescued(name, tuple(images), descriptions.get(name, ""))
         await context.note("rescue-snapshot", {"rescued": converter.unstructure([rescued])})
@@ -48,7 +48,7 @@ async def _home(context: Context) -> tuple[Side, Domain]:
     for side in (Side.DESTINATION, Side.SOURCE):
         if context.is_fenced(side):
             continue
-        domain = await look(await context.host(side), context.planned.domain_uuid, context.history)
+        domain = await look(await context.host(side), side, context.planned.domain_uuid, context.history)
         if domain is not None:
             return side, domain
     raise ActionFailed(ACTIVITY, "neither host has the domain", retryable=False)

@@ -28,5 +28,5 @@ async def _has_rule(host: Host) -> bool:
 
 
 def _paths(plan: Plan) -> tuple[str, ...]:
-    files = [path for overlay in plan.overlays for path in (overlay.base, overlay.path)]
+    files = [path for overlay in plan.overlays for path in overlay.files]
     return polkit.sign_paths(plan.domain_uuid, files)

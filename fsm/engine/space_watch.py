@@ -102,7 +102,7 @@ class SpaceWatch:
                 wait.cancel()
 
     async def _look(self, source: Host) -> Shortage | None:
-        here = await self._spaces(source)
+        here = await self._spaces(source, Side.SOURCE)
         held = {file.path: file.allocated_bytes for seen in here.values() for file in seen.files}
         margin_bytes = space.margin_bytes(self._growth_bytes_per_s(sum(held.values())))
         demands = [
@@ -120,14 +120,14 @@ class SpaceWatch:
             return None
         destination = await self.context.host(Side.DESTINATION)
         arrived = [
-            space.demand(directory, seen, _still_to_come(held, directory, seen.files))
-            for directory, seen in (await self._spaces(destination)).items()
+            space.demand(directory, seen, self._still_to_come(held, directory, seen.files))
+            for directory, seen in (await self._spaces(destination, Side.DESTINATION)).items()
         ]
         return space.shortage(destination.uri, arrived, margin_bytes)
 
-    async def _spaces(self, host: Host) -> dict[str, Space]:
+    async def _spaces(self, host: Host, side: Side) -> dict[str, Space]:
         paths: dict[str, list[str]] = {}
-        for overlay in self.context.planned.overlays:
+        for overlay in self.context.planned.overlays_at(side):
             paths.setdefault(directory_of(overlay.path), []).append(overlay.path)
         return {directory: await host.storage.space(directory, found) for directory, found in paths.items()}
 
@@ -150,9 +150,9 @@ class SpaceWatch:
                 uuid = self.context.planned.domain_uuid
                 await source.set_threshold(uuid, target_of[file.path], file.size_bytes + step_bytes)
 
-
-def _still_to_come(held: dict[str, int], directory: str, arrived: Sequence[FileFacts]) -> int:
-    """What a destination's directory must take: the rest of the overlays, and their commit."""
-    there = {file.path: file.allocated_bytes for file in arrived}
-    here = {path: size for path, size in held.items() if directory_of(path) == directory}
-    return sum(size + max(0, size - there.get(path, 0)) for path, size in here.items())
+    def _still_to_come(self, held: dict[str, int], directory: str, arrived: Sequence[FileFacts]) -> int:
+        """What a destination's directory must take: the rest of the overlays, and their commit."""
+        there = {file.path: file.allocated_bytes for file in arrived}
+        here = [one for one in self.context.planned.overlays if directory_of(one.path) == directory]
+        sizes = [(held.get(one.path, 0), there.get(one.arrived.path, 0)) for one in here]
+        return sum(whole + max(0, whole - come) for whole, come in sizes)

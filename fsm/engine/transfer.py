@@ -50,7 +50,7 @@ async def migrate(context: Context) -> None:
 
 async def _expect_overlays(context: Context, source: Host) -> None:
     facts = await source.domain(context.planned.domain_uuid)
-    disks = in_machine_terms(facts, context.history).disks if facts is not None else ()
+    disks = in_machine_terms(facts, Side.SOURCE, context.history).disks if facts is not None else ()
     if wrong := [disk.target for disk in disks if disk.layer is not Layer.OVERLAY]:
         raise ActionFailed(
             "migrate",

@@ -215,6 +215,7 @@ def _disk(element: etree._Element, *, whole_chain: bool) -> DiskFacts:
         read_only=element.find("readonly") is not None,
         shareable=element.find("shareable") is not None,
         transient=element.find("transient") is not None,
+        cache="" if (driver := element.find("driver")) is None else driver.get("cache", ""),
         encrypted=encryption or element.find(".//backingStore/source/encryption") is not None,
         block_job=None if mirror is None else _mirror_job(mirror),
     )

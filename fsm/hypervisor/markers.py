@@ -111,7 +111,10 @@ def _element(marker: Marker, *, alone: bool) -> etree._Element:
     _set(_child(root, "journal"), location=marker.journal)
     for overlay in marker.overlays:
         names = {"target": overlay.target, "overlay": overlay.path}
-        _set(_child(root, "disk"), **names, base=overlay.base, format=overlay.base_format)
+        disk = _child(root, "disk")
+        _set(disk, **names, base=overlay.base, format=overlay.base_format)
+        if overlay.shared:
+            _set(disk, shared="yes")
     for base in marker.bases:
         sizes = {"size": base.size_bytes, "allocated": base.allocated_bytes, "capacity": base.capacity_bytes}
         copy = _child(root, "copy")
@@ -143,7 +146,13 @@ def _read(root: etree._Element) -> Marker:
         journal=_get(_one(root, "journal"), "location"),
         merge=Merge(_get(root, "merge")),
         overlays=tuple(
-            Overlay(*(_get(disk, name) for name in ("target", "overlay", "base", "format")))
+            Overlay(
+                target=_get(disk, "target"),
+                path=_get(disk, "overlay"),
+                base=_get(disk, "base"),
+                base_format=_get(disk, "format"),
+                shared=disk.get("shared") == "yes",
+            )
             for disk in root.iterfind(f"{{{NAMESPACE}}}disk")
         ),
         bases=tuple(

@@ -27,7 +27,8 @@ class DiskFacts:
     """One ``<disk>`` of a domain, migrated or not.
 
     ``chain`` holds the sources of the whole backing chain, active layer first; for a shut-off domain only
-    the active layer. ``formats`` holds the format of each layer of ``chain``.
+    the active layer. ``formats`` holds the format of each layer of ``chain``. ``cache`` is the cache mode,
+    empty for QEMU's choice.
     """
 
     target: str
@@ -39,6 +40,7 @@ class DiskFacts:
     shareable: bool = False
     transient: bool = False
     encrypted: bool = False
+    cache: str = ""
     block_job: BlockJob | None = None
 
     @property
@@ -91,12 +93,26 @@ class SnapshotMetadata:
 
 @frozen
 class Overlay:
-    """A temporary overlay: its path, and the base below it (path and format), for one disk target."""
+    """A temporary overlay: its path, and the base below it (path and format), for one disk target.
+
+    ``shared``: both hosts see the very same base, so that it is never copied and never removed.
+    """
 
     target: str
     path: str
     base: str
     base_format: str
+    shared: bool = False
+
+    @property
+    def arrived(self) -> Overlay:
+        """The destination's overlay of the same disk. In a directory of both hosts it is another file."""
+        return evolve(self, path=f"{self.path}.arrived") if self.shared else self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The base, and the overlays of both hosts."""
+        return tuple(dict.fromkeys((self.base, self.path, self.arrived.path)))
 
 
 @frozen

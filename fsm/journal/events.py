@@ -38,6 +38,8 @@ PUBLIC_DATA = {
     "merge_reason": "why in that way",
     "warning": "what may go wrong, and what to do",
     "pools": "how directories were covered by storage pools before",
+    "probes": "files made at the source to see whether they appear at the destination, and removed again",
+    "shared": "disks whose bases both hosts share",
     "created": "files made at the destination",
     "kept_bytes": "bytes of interrupted copies that were found at the destination and kept",
     "copies_verified": "all copies are made and compared",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fsm.hypervisor import domain_xml
-from fsm.hypervisor.simulated import files, images
+from fsm.hypervisor.simulated import files, images, instances
 from fsm.hypervisor.simulated.state import (
     PAGE,
     CommitJob,
@@ -41,6 +41,7 @@ def start(
             f"{overlay.path} <- {overlay.base}"
         )
     idle(instance)
+    instances.take_locks(state, host, uuid, [LiveDisk(overlay.target, disk.layers[1:])])
     held = images.blocks(files.existing(state, host, overlay.path), "qcow2")
     top, base = (images.header(files.existing(state, host, path)) for path, _ in disk.layers)
     if top.capacity_bytes > base.capacity_bytes:  # the disk was resized: QEMU has the base follow

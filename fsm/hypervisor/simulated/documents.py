@@ -32,6 +32,7 @@ class SimulatedDisk:
     read_only: bool = False
     shareable: bool = False
     backing: tuple[str, str] | None = None
+    cache: str = ""
     written: tuple[int, ...] = field(default=(0, 1), converter=tuple)
 
 
@@ -89,7 +90,7 @@ def definition(
 
 def _add_disk(devices: etree._Element, disk: SimulatedDisk, path: str) -> None:
     element = _add(devices, "disk", type="file", device=disk.device)
-    _add(element, "driver", name="qemu", type=disk.format)
+    _add(element, "driver", name="qemu", type=disk.format, **({"cache": disk.cache} if disk.cache else {}))
     if path:
         _add(element, "source", file=path)
     _add(element, "target", dev=disk.target, bus="virtio" if disk.device == "disk" else "sata")

@@ -1,0 +1,87 @@
+"""Which bases both hosts share: files of a file system that both see, coherent or not.
+
+Such a base is neither copied nor removed. Only one host may have it open for writing at any time: until the
+switch-over and after a rollback that is the source, and the destination for the commit, which begins when the
+source is known to have no instance of the domain any more. Everything else is done as with a copied base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fsm.engine.checks import Finding
+from fsm.engine.context import Context
+from fsm.engine.plan import Request, Side, StorageChoice
+from fsm.errors import ActionFailed
+from fsm.hypervisor.port import Host
+from fsm.hypervisor.values import DomainFacts, Overlay
+
+# A file system that is not coherent may show a new file late; NFS keeps what it knows of a directory for up
+# to a minute (acdirmax in nfs(5)). Whoever says that the storage is shared is believed to be worth the wait.
+_LOOKS = {StorageChoice.AUTO: 3, StorageChoice.SHARED: 60}
+_LOOK_AGAIN_S = 1.0
+
+
+async def is_shared(context: Context, source: Host, destination: Host, overlay: Overlay) -> bool:
+    """Whether an empty file that the source makes beside the base appears at the destination.
+
+    Nothing else tells two hosts' files apart while a guest writes: a copy has the same path, and may have the
+    same length, header and time. The file has a name of its own and is removed again.
+    """
+    path = f"{overlay.base}.fsm-{context.migration}.probe"
+    # Before it is made: an engine that takes over must know what to remove.
+    await context.note("probe-sharing", {"probes": [*context.history.probes, path]})
+    if await source.storage.stat(path) is None:
+        await source.storage.create_sparse(path, 0)
+    try:
+        for _ in range(_LOOKS[context.request.storage]):
+            if await destination.storage.stat(path) is not None:
+                return True
+            await context.clock.wait(context.abort, _LOOK_AGAIN_S)
+        return False
+    finally:
+        await source.storage.remove(path)
+
+
+async def remove_probes(context: Context) -> None:
+    """Remove what an engine that died while it looked has left at the source."""
+    if context.history.probes and not context.is_fenced(Side.SOURCE):
+        source = await context.host(Side.SOURCE)
+        for path in context.history.probes:
+            await source.storage.remove(path)
+
+
+def findings(facts: DomainFacts, overlays: Iterable[Overlay], request: Request) -> list[Finding]:
+    """What stands against the sharing that was found, or against its lack."""
+    cache = {disk.target: disk.cache for disk in facts.disks}
+    found = []
+    for overlay in overlays:
+        disk = f"disk {overlay.target} ({overlay.base})"
+        if overlay.shared and cache.get(overlay.target) == "unsafe":
+            message = f"{disk}: with cache mode 'unsafe' QEMU never says what has reached the shared storage"
+            found.append(
+                Finding("disk-cache", request.shown_uri(Side.SOURCE), message, "choose another cache mode")
+            )
+        if not overlay.shared and request.storage is StorageChoice.SHARED:
+            message = f"{disk}: what the source puts beside it does not appear there: it is not shared"
+            remedy = "mount the same file system on both hosts, or migrate with --storage copy"
+            found.append(Finding("not-shared", request.shown_uri(Side.DESTINATION), message, remedy))
+    return found
+
+
+async def expect_same_files(context: Context) -> None:
+    """Both hosts see each shared base alike, now that it stands still: to the byte long, to the ns old.
+
+    A link may lead from a shared directory to a file that is not.
+    """
+    destination = await context.host(Side.DESTINATION)
+    for overlay in (one for one in context.planned.overlays if one.shared):
+        base = context.history.bases.of(overlay.base)
+        found = await destination.storage.stat(base.path)
+        if found is None or (found.size_bytes, found.modified) != (base.size_bytes, base.modified):
+            raise ActionFailed(
+                "create-copies",
+                f"{destination.uri}: {base.path} is not the file that the source has, or shows an old state",
+                retryable=False,
+                remedy="see where that path leads on both hosts, and how the file system is mounted there",
+            )

@@ -1,0 +1,161 @@
+"""Bases on a file system that two real hosts share: there, and back after a failure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from attrs import define, field
+
+from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
+from tests.lab_rig import (
+    NEEDS_LAB,
+    Event,
+    Rig,
+    Running,
+    check_kept,
+    check_untouched,
+    domains,
+    lab_in,
+    look,
+    watched,
+)
+
+pytestmark = NEEDS_LAB
+
+COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
+SHARED, LOOSE = "/var/lib/libvirt/shared", "/var/lib/libvirt/loose"
+
+
+def base_of(spec: GuestSpec) -> str:
+    return spec.disks[0].image(spec.name)
+
+
+def guest(name: str, directory: str, cache: str) -> GuestSpec:
+    """One disk on a shared file system, one that each host would have for itself."""
+    shared = DiskSpec(
+        target="vda", size_mib=48, data_mib=8, path=f"{directory}/{name}-vda.qcow2", cache=cache
+    )
+    return GuestSpec(
+        name=name,
+        disks=(shared, DiskSpec(target="vdb", size_mib=16, data_mib=4)),
+        snapshots=(SnapshotSpec("s1"), SnapshotSpec("s2", "s1")),
+        live_snapshots=False,
+    )
+
+
+GUESTS = (guest("direct", SHARED, "none"), guest("cached", LOOSE, "writeback"))
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    directory = tmp_path_factory.mktemp("labs")
+    with lab_in(directory) as lab:
+        lab.share(SHARED)
+        lab.share(LOOSE, coherent=False)
+        for spec in GUESTS:
+            lab.define_guest(lab.hosts[0], spec)
+        yield Rig(lab, directory / "journal.db")
+
+
+@define
+class Writers:
+    """Looks all the time which hosts' QEMU has a file open for writing."""
+
+    rig: Rig
+    spec: GuestSpec
+    seen: set[frozenset[str]] = field(factory=set)
+    _over: threading.Event = field(factory=threading.Event)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look until the end of the block."""
+        thread = threading.Thread(target=self._watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.02):
+            hosts = [host.name for host in self.rig.lab.hosts if self._writes(host)]
+            self.seen.add(frozenset(hosts))
+
+    def _writes(self, host: LabHost) -> bool:
+        return any(_has_open_for_writing(pid, base_of(self.spec)) for pid in host.qemu_pids(self.spec.name))
+
+
+def _has_open_for_writing(pid: int, path: str) -> bool:
+    try:
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            if str(fd.readlink()) == path:
+                flags = int(
+                    Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().split("flags:")[1].split()[0], 8
+                )
+                if flags & os.O_ACCMODE != os.O_RDONLY:
+                    return True
+    except FileNotFoundError:  # closed, or ended, meanwhile
+        pass
+    return False
+
+
+Harm = Callable[[Running, LabHost], None]
+
+
+def memory_moves(event: Event) -> bool:
+    return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
+
+
+def journey(rig: Rig, spec: GuestSpec, *options: str, harm: Harm | None = None) -> int:
+    """Migrate from where the guest is, do harm half-way, resume if need be; the exit code."""
+    source = next(host for host in rig.lab.hosts if spec.name in domains(host))
+    destination = rig.other(source)
+    destination.path(spec.disks[1].image(spec.name)).unlink(missing_ok=True)
+    before, writers = look(rig, source, spec), Writers(rig, spec)
+    with watched(rig, spec) as watch, writers.watching():
+        with rig.migrating(spec.name, source, "--bandwidth", "24", *options) as running:
+            if harm is not None:
+                assert running.until(memory_moves), running.events[-5:]
+                harm(running, destination)
+            code, result = running.finish()
+        if code not in (COMMITTED, ROLLED_BACK):
+            code = rig.fsm("resume", *rig.unfinished()).returncode
+    assert code in (COMMITTED, ROLLED_BACK), f"{running.errors.read_text()} {result}"
+    end = source if code == ROLLED_BACK else destination
+    check_kept(rig, spec, before, end, watch.acks)
+    assert {frozenset({source.name}), frozenset(), frozenset({end.name})} <= writers.seen
+    assert frozenset({source.name, destination.name}) not in writers.seen
+    if code == ROLLED_BACK:
+        check_untouched(rig, before, destination)
+    return code
+
+
+@pytest.mark.parametrize("spec", GUESTS, ids=lambda spec: spec.name)
+def test_there_and_back(rig: Rig, spec: GuestSpec) -> None:
+    assert [journey(rig, spec), journey(rig, spec, "--storage=auto")] == [COMMITTED, COMMITTED]
+
+
+@pytest.mark.parametrize("spec", GUESTS, ids=lambda spec: spec.name)
+def test_qemu_killed_at_the_destination(rig: Rig, spec: GuestSpec) -> None:
+    code = journey(rig, spec, harm=lambda _, destination: destination.kill_qemu(spec.name))
+    assert code == ROLLED_BACK
+
+
+def test_a_killed_engine_is_resumed(rig: Rig) -> None:
+    journey(rig, GUESTS[1], harm=lambda running, _: running.send(signal.SIGKILL))
+
+
+def test_only_what_is_not_shared_is_copied(rig: Rig) -> None:
+    spec = GUESTS[0]
+    source = next(host for host in rig.lab.hosts if spec.name in domains(host))
+    refused = rig.migrate(spec.name, source, "--storage=shared", "--json")
+    assert refused.returncode == REFUSED
+    assert "vdb" in refused.stdout
+    assert "does not appear there" in refused.stdout
