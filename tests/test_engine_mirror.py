@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
-from fsm.engine.plan import MergeChoice
+from fsm.engine.merging import LONG_FLUSH_BYTES, choose
+from fsm.engine.plan import Direct, MergeChoice
 from fsm.hypervisor.simulated import Moment, files
+from fsm.hypervisor.values import FileFacts
 from fsm.machine.observation import Merge
 from tests.simulation import DESTINATION, IMAGES, SOURCE, Simulation, check_end, simulate
 
@@ -142,3 +144,29 @@ async def test_a_host_that_is_off_has_no_overlay_left_that_was_never_made() -> N
     assert result.state == "rolled-back"
     assert not [what for what in result.left_behind if ".fsm-" in what]
     assert len(result.left_behind) == 2  # the copies
+
+
+LONG = LONG_FLUSH_BYTES + 1
+
+
+@pytest.mark.parametrize(
+    ("base", "direct", "merge"),
+    [
+        (FileFacts(BASE, LONG, LONG, LONG, "raw"), None, Merge.COMMIT),
+        (FileFacts(BASE, LONG, LONG, LONG, "raw"), Direct(), Merge.MIRROR),
+        (FileFacts(BASE, LONG, LONG - 1, LONG, "raw"), None, Merge.MIRROR),
+        (FileFacts(BASE, LONG, LONG, LONG - 1, "qcow2"), None, Merge.COMMIT),
+        (FileFacts(BASE, LONG, LONG, LONG, "qcow2"), None, Merge.MIRROR),
+    ],
+    ids=["raw", "synced-by-nbd", "short", "larger-than-its-disk", "synced-by-a-resize"],
+)
+async def test_auto_leaves_no_long_flush_to_the_switch_over(
+    base: FileFacts, direct: Direct | None, merge: Merge
+) -> None:
+    simulation = await simulate()
+    source = await simulation.world.connect(SOURCE)
+    request = simulation.request(merge=MergeChoice.AUTO, direct=direct)
+    chosen, reason, _against = await choose(source, (), [base], request)
+    assert (chosen, "flushed" in reason) == (merge, merge is Merge.COMMIT)
+    for asked in (MergeChoice.COMMIT, MergeChoice.MIRROR):
+        assert (await choose(source, (), [base], simulation.request(merge=asked)))[0] == Merge(asked)

@@ -148,7 +148,7 @@ class Inspection:
         await self._source_space(source, files)
         if destination is not None:
             overlays = await self._told_apart(facts, source, destination, overlays)
-        merge, reason, against = await choose(source, overlays, self.request.merge)
+        merge, reason, against = await choose(source, overlays, files, self.request)
         if self.request.merge is MergeChoice.MIRROR:
             self.findings += against
         else:
