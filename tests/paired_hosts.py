@@ -303,7 +303,7 @@ def essence(domain: Domain | None) -> tuple[object, ...] | None:
 async def compare(both: Pair) -> None:
     for side in (SOURCE, DESTINATION):
         facts = domains.facts(both.host(side), both.uuid)
-        found = await look(await both.context.host(Side(side)), both.uuid, both.context.history)
+        found = await look(await both.context.host(Side(side)), Side(side), both.uuid, both.context.history)
         marker = bool(facts and facts.marker)
         assert marker == bool(both.world.at(side).marker), side
         assert essence(found) == essence(hosts.seen(both.world, side).domain), side

@@ -34,6 +34,7 @@ from fsm.images import workers
 from fsm.journal.records import Record
 from fsm.journal.sql import SqlJournal, open_journal
 from fsm.journal.tables import metadata
+from fsm.machine.observation import DomainState
 
 SOURCE, DESTINATION = "sim://alpha/system", "sim://beta/system"
 IMAGES = "/var/lib/libvirt/images"
@@ -160,14 +161,16 @@ def without_threads() -> Iterator[None]:
 
 
 @cache
-def _beginning(disks: tuple[SimulatedDisk | str, ...], destination: str) -> tuple[WorldState, str, Before]:
+def _beginning(
+    disks: tuple[SimulatedDisk | str, ...], destination: str, state: DomainState
+) -> tuple[WorldState, str, Before]:
     """The world and the domain, made once and then copied."""
     world = SimulatedWorld()
     world.add_host(SOURCE)
     world.add_host(destination)
     world.add_filesystem(SOURCE, destination, mount=SHARED, size_bytes=1 << 40)
     world.add_pool(SOURCE, IMAGES)
-    uuid = world.add_domain(SOURCE, "web", disks=disks, snapshots=SNAPSHOTS)
+    uuid = world.add_domain(SOURCE, "web", disks=disks, snapshots=SNAPSHOTS, state=state)
     before = Before(
         contents=world.snapshot_contents(SOURCE, uuid),
         metadata=snapshots.listed(world.state.hosts[SOURCE], uuid),
@@ -195,12 +198,14 @@ def fresh_journal() -> SqlJournal:
 
 
 async def simulate(
-    disks: Iterable[SimulatedDisk | str] = ("vda", "vdb"), destination: str = DESTINATION
+    disks: Iterable[SimulatedDisk | str] = ("vda", "vdb"),
+    destination: str = DESTINATION,
+    state: DomainState = DomainState.RUNNING,
 ) -> Simulation:
     """A fresh world."""
     asyncio.get_running_loop().set_default_executor(Inline())
-    state, uuid, before = copy.deepcopy(_beginning(tuple(disks), destination))
-    return Simulation(SimulatedWorld(state=state), uuid, before, fresh_journal())
+    world, uuid, before = copy.deepcopy(_beginning(tuple(disks), destination, state))
+    return Simulation(SimulatedWorld(state=world), uuid, before, fresh_journal())
 
 
 async def check_end(simulation: Simulation, result: Result, also: Collection[str] = ()) -> None:

@@ -165,8 +165,11 @@ async def test_auto_leaves_no_long_flush_to_the_switch_over(
 ) -> None:
     simulation = await simulate()
     source = await simulation.world.connect(SOURCE)
+    facts = await source.domain(simulation.uuid)
+    assert facts is not None
     request = simulation.request(merge=MergeChoice.AUTO, direct=direct)
-    chosen, reason, _against = await choose(source, (), [base], request)
+    chosen, reason, _against = await choose(source, facts, (), [base], request)
     assert (chosen, "flushed" in reason) == (merge, merge is Merge.COMMIT)
     for asked in (MergeChoice.COMMIT, MergeChoice.MIRROR):
-        assert (await choose(source, (), [base], simulation.request(merge=asked)))[0] == Merge(asked)
+        request = simulation.request(merge=asked)
+        assert (await choose(source, facts, (), [base], request))[0] == Merge(asked)

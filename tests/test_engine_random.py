@@ -30,7 +30,7 @@ from fsm.hypervisor.simulated import Denied, Moment
 from fsm.journal import tables
 from fsm.journal.port import Leased
 from fsm.machine.loader import load_default
-from fsm.machine.observation import Merge
+from fsm.machine.observation import DomainState, Merge
 from tests.accidents import ACCIDENTS
 from tests.lives import CALLING, Killed, Life, Point
 from tests.scenarios import mended
@@ -78,7 +78,7 @@ class Accidents(RuleBasedStateMachine):
     """One migration, up to three engines at once, and whatever happens to them."""
 
     @initialize(merge=st.sampled_from(Merge), shared=st.booleans())
-    def begin(self, merge: Merge, *, shared: bool) -> None:
+    def begin(self, merge: Merge, *, shared: bool) -> None:  # Merge.NONE: the domain is shut off
         """The first engine is asked to migrate."""
         self.stack = ExitStack()
         self.expired: set[str] = set()
@@ -92,10 +92,11 @@ class Accidents(RuleBasedStateMachine):
         self.stack.enter_context(without_threads())
         self.runner = self.stack.enter_context(asyncio.Runner())
         disks = ON_SHARED if shared else ("vda", "vdb")
-        self.simulation: Simulation = self.runner.run(simulate(disks))
+        state = DomainState.SHUT_OFF if merge is Merge.NONE else DomainState.RUNNING
+        self.simulation: Simulation = self.runner.run(simulate(disks, state=state))
         self.engines: list[Running] = []
         self.started = self.idle = 0
-        self._start(None, merge=Merge.COMMIT if shared else merge)
+        self._start(None, merge=Merge.COMMIT if shared or merge is Merge.NONE else merge)
         self._turns(LONG, until=lambda: bool(self.simulation.journal.headers()))
         self.migration = self.simulation.journal.headers()[0].migration
 

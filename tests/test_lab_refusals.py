@@ -211,7 +211,7 @@ def somebody_elses_migration(rig: Rig, spec: GuestSpec) -> Iterator[None]:
     rig.beta.path(image).unlink()
 
 
-def test_a_domain_that_somebody_else_migrates_or_that_is_off(rig: Rig) -> None:
+def test_a_domain_that_somebody_else_migrates_or_that_was_saved(rig: Rig) -> None:
     spec = GuestSpec(name="mover", disks=(DiskSpec(target="vda", size_mib=16, data_mib=4),))
     rig.lab.define_guest(rig.alpha, spec)
     with somebody_elses_migration(rig, spec):
@@ -220,11 +220,12 @@ def test_a_domain_that_somebody_else_migrates_or_that_is_off(rig: Rig) -> None:
     assert finished.returncode == REFUSED, finished.stderr
     assert "job" in checks_named(finished)
     Guest(rig.alpha, spec.name, spec).wait_for_writes()
-    rig.alpha.virsh("destroy", "--domain", spec.name)
+    rig.alpha.virsh("managedsave", "--domain", spec.name)
     before = [picture(host) for host in rig.lab.hosts]
     finished = rig.migrate(spec.name, rig.alpha)
-    assert (finished.returncode, checks_named(finished)) == (REFUSED, {"not-running"}), finished.stderr
+    assert (finished.returncode, checks_named(finished)) == (REFUSED, {"managed-save"}), finished.stderr
     assert [picture(host) for host in rig.lab.hosts] == before
+    rig.alpha.virsh("managedsave-remove", "--domain", spec.name)
     rig.destroy(spec)
 
 

@@ -312,7 +312,11 @@ def test_domain_missing(source: Host, destination: Host, missing: bool) -> None:
 )
 def test_engine_conditions(engine: Engine, true_names: set[str]) -> None:
     names = {name for name, condition in CONDITIONS.items() if condition.reads is Reads.ENGINE}
-    assert {name for name in names if holds(name, ABSENT, engine=engine)} == {*true_names, "merges-by-commit"}
+    assert {name for name in names if holds(name, ABSENT, engine=engine)} == {
+        *true_names,
+        "merges-by-commit",
+        "moves-live",
+    }
 
 
 def test_one_way_to_merge_holds_at_a_time() -> None:

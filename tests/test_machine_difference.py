@@ -110,7 +110,8 @@ EDITS: list[tuple[str, Callable[[dict[str, Any]], object], list[str]]] = [
         lambda data: data["transitions"].remove(_row(data, "fail-start")),
         [
             "- transition fail-start: planned -> rolling-back-source",
-            "-     conditions: preflight-passed, source-untangled, source-on-overlay, step-failed",
+            "-     conditions: preflight-passed, moves-live, source-untangled, source-on-overlay,"
+            " step-failed",
             "-     actions: none",
             "-     failure",
         ],

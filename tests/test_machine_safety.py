@@ -12,7 +12,17 @@ from fsm.machine.conditions import CONDITIONS
 from fsm.machine.decision import Decision, Verb, decide
 from fsm.machine.interpreter import Interpreter
 from fsm.machine.loader import load_default
-from fsm.machine.observation import Activity, DomainState, Engine, Host, Job, Layer, Observation, Preflight
+from fsm.machine.observation import (
+    Activity,
+    DomainState,
+    Engine,
+    Host,
+    Job,
+    Layer,
+    Merge,
+    Observation,
+    Preflight,
+)
 from fsm.machine.spec import Row
 from tests.machine_helpers import space
 
@@ -154,9 +164,13 @@ def test_success_is_claimed_only_on_the_base_alone(final: str, side: str) -> Non
 def test_transfer_begins_only_with_verified_copies_on_a_free_destination() -> None:
     for case in where(lambda case: case.decision.trigger == "transfer"):
         assert case.engine.copies_verified, case
-        assert runs(case.source), case
         assert case.destination.domain is None, case
         assert not unknown(case.destination), case
+        if case.engine.merge is Merge.NONE:
+            assert case.source.domain.state is DomainState.SHUT_OFF, case
+            assert layers(case.source) == {Layer.BASE}, case
+            continue
+        assert runs(case.source), case
         assert Layer.OVERLAY in layers(case.source), case
 
 

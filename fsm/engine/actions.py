@@ -44,7 +44,6 @@ RELEASE_ATTEMPTS = 5
 async def create_source_overlays(context: Context) -> None:
     """Put the overlays over their disks."""
     source = await context.host(Side.SOURCE)
-    await signs.put_up(source, context.planned)
     await source.create_overlays(context.planned.domain_uuid, context.planned.overlays)
 
 

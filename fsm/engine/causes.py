@@ -6,7 +6,7 @@ from attrs import frozen
 
 from fsm.engine import alterations
 from fsm.engine.plan import Request, Side
-from fsm.machine.observation import DomainState, Host, Job, Layer, Observation
+from fsm.machine.observation import DomainState, Host, Job, Layer, Merge, Observation
 
 _SEEN_ON_THE_HOSTS = frozenset(("abort", "find-split-brain", "find-alteration"))
 
@@ -23,7 +23,13 @@ def tells_more(trigger: str, seen: Observation) -> bool:
     """Whether what the hosts show tells more than the error of the step before."""
     if trigger == "lose-sight":
         return not (seen.source.reachable and seen.destination.reachable) or _keeps_waiting(seen.destination)
-    return trigger in _SEEN_ON_THE_HOSTS
+    return trigger in _SEEN_ON_THE_HOSTS or (trigger == "fail-copy" and _was_started(seen))
+
+
+def _was_started(seen: Observation) -> bool:
+    """Whether a domain that is to move shut off has been started."""
+    domain = seen.source.domain
+    return seen.engine.merge is Merge.NONE and domain is not None and domain.active
 
 
 def of_trigger(trigger: str, seen: Observation, request: Request, migration: str) -> Cause:
@@ -37,6 +43,10 @@ def of_trigger(trigger: str, seen: Observation, request: Request, migration: str
             if domain is not None and domain.active:
                 return Cause("the guest crashed", "look at it and restart it, then migrate again")
             return Cause("the domain was shut off", "start it, then migrate again")
+        case "fail-copy" if _was_started(seen):
+            return Cause(
+                "the domain was started while it was copied", "migrate it again, running or shut off"
+            )
         case "lose-sight":
             return _lost(sides, request, migration)
         case "find-split-brain":

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from attrs import frozen
 
 from fsm.engine.plan import Request, Side
+from fsm.hypervisor import domain_xml
 from fsm.hypervisor.domain_xml import BootFile
-from fsm.hypervisor.values import DiskFacts, DomainFacts, HostIdentity, SnapshotMetadata
+from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, HostIdentity, SnapshotMetadata
 from fsm.machine.observation import DomainState, Job
 
 MIB = 1 << 20
@@ -56,16 +57,23 @@ def confinement(uri: str, identity: HostIdentity) -> list[Finding]:
 
 
 def domain(facts: DomainFacts, uri: str) -> list[Finding]:
-    """The domain runs, is persistent, and nothing else is going on with it."""
+    """The domain runs or is shut off, is persistent, and nothing else is going on with it."""
 
     def against(check: str, message: str, remedy: str) -> Finding:
         return Finding(check, uri, f"domain {facts.name}: {message}", remedy)
 
     found = []
-    if facts.state is DomainState.SHUT_OFF:
-        found.append(against("not-running", "it is shut off", "start it"))
-    elif facts.state is not DomainState.RUNNING and facts.reason != "user":
+    settled = facts.state in (DomainState.RUNNING, DomainState.SHUT_OFF) or facts.reason == "user"
+    if not settled:
         found.append(against("not-running", f"it is {facts.state} ({facts.reason})", "resume or restart it"))
+    if facts.managed_save:
+        found.append(
+            against(
+                "managed-save",
+                "libvirt keeps its memory in a file (managed save) that can't be moved",
+                "start it, or drop that memory: virsh managedsave-remove",
+            )
+        )
     if not facts.persistent:
         found.append(
             against("transient", "it is transient", "define it, so that it has a definition to move")
@@ -89,6 +97,21 @@ def domain(facts: DomainFacts, uri: str) -> list[Finding]:
             against("checkpoints", f"it has checkpoints: {names}", "delete them: virsh checkpoint-delete")
         )
     return found
+
+
+def shut_off(facts: DomainFacts, xml: str, uri: str) -> list[Finding]:
+    """A domain that is shut off has nothing besides its disks that QEMU would carry in a live migration."""
+    if facts.state is not DomainState.SHUT_OFF:
+        return []
+    return [
+        Finding(
+            "state-file",
+            uri,
+            f"domain {facts.name} is shut off and has {what}, which only a running one brings along",
+            "start it, then migrate it live",
+        )
+        for what in domain_xml.own_state(xml)
+    ]
 
 
 def disks(facts: DomainFacts, request: Request) -> list[Finding]:
@@ -167,6 +190,17 @@ def disk(found: DiskFacts, uri: str) -> list[Finding]:
     if "\n" in found.source:
         problems.append(against("path", "its path has a line break", "rename the file"))
     return problems
+
+
+def layers_below(bases: Iterable[FileFacts], uri: str) -> list[Finding]:
+    """No base has a backing file. Of a domain that is shut off, libvirt does not tell."""
+    return [
+        Finding(
+            "backing-file", uri, f"{base.path} has a backing file: {base.backing}", "start it and pull it in"
+        )
+        for base in bases
+        if base.backing
+    ]
 
 
 def snapshots(found: Iterable[SnapshotMetadata], uri: str) -> list[Finding]:

@@ -38,12 +38,12 @@ async def _copy_bases(context: Context) -> None:
             # A host may give more than it has allocated, and what has to be copied again counts twice.
             context.progress("base copy", min(before_bytes + data_bytes, total_bytes), total_bytes)
 
-        await _expect_unwritten(context, base)
+        await expect_unwritten(context, base, "copy-bases")
         if request.direct is not None:
             await copy_directly(context, request.direct, base, context.progress)
         else:
             before_bytes += await copy_by_streams(context, base, throttle, tell)
-        await _expect_unwritten(context, base)
+        await expect_unwritten(context, base, "copy-bases")
         if not await _made_durable(context, base):
             not_durable.append(base.path)
         if request.verify is Verify.FULL:
@@ -60,16 +60,16 @@ async def _copy_bases(context: Context) -> None:
     context.outcome["durable_with_commit"] = not_durable
 
 
-async def _expect_unwritten(context: Context, base: Base) -> None:
-    """The base stands still while it is copied: nobody commits into it behind the engine's back."""
+async def expect_unwritten(context: Context, base: Base, activity: str) -> None:
+    """The base stands still since it was recorded: nobody commits into it behind the engine's back."""
     source = await context.host(Side.SOURCE)
     found = await source.storage.stat(base.path)
     if found is None or (base.modified and found.modified != base.modified):
         raise ActionFailed(
-            "copy-bases",
+            activity,
             f"{source.uri}: {base.path} was written to while it was copied",
             retryable=False,
-            remedy="find out who committed into it, or wrote it; then migrate again",
+            remedy="find out who started the domain, committed into it, or wrote it; then migrate again",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from fsm.engine import signs
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
 from fsm.errors import ActionFailed
@@ -14,7 +15,8 @@ from fsm.hypervisor.values import Marker, SnapshotMetadata
 
 
 async def mark_source(context: Context) -> None:
-    """Mark the domain at the source."""
+    """Mark the domain at the source, and put up the signs of it: before there is anything to guard."""
+    await signs.put_up(await context.host(Side.SOURCE), context.planned)
     await mark(context, Side.SOURCE)
 
 

@@ -13,10 +13,10 @@ from fsm.engine.checks import MIB, Finding
 from fsm.engine.plan import MergeChoice, Request
 from fsm.errors import HostError, ImageCorrupt
 from fsm.hypervisor.port import Host
-from fsm.hypervisor.values import FileFacts, Overlay
+from fsm.hypervisor.values import DomainFacts, FileFacts, Overlay
 from fsm.images.qcow2 import Header
 from fsm.images.tables import look_at_image
-from fsm.machine.observation import Merge
+from fsm.machine.observation import DomainState, Merge
 
 LONG_FLUSH_BYTES = 256 * MIB
 """A GiB to flush made the guest's longest silence 0.5 s instead of 0.25; with this it was as ever."""
@@ -24,9 +24,15 @@ _REMEDY = "migrate with --merge commit"
 
 
 async def choose(
-    source: Host, overlays: Sequence[Overlay], bases: Sequence[FileFacts], request: Request
+    source: Host,
+    facts: DomainFacts,
+    overlays: Sequence[Overlay],
+    bases: Sequence[FileFacts],
+    request: Request,
 ) -> tuple[Merge, str, list[Finding]]:
     """The way, why it is this one, and what stands against merging by mirror where that was asked about."""
+    if facts.state is DomainState.SHUT_OFF:
+        return Merge.NONE, "the domain is shut off", []
     if request.merge is MergeChoice.COMMIT:
         return Merge.COMMIT, "asked for", []
     against = await against_mirror(source, overlays)

@@ -174,7 +174,7 @@ class Plan:
         By ``commit`` that is an overlay, in the persistent definition too: a domain started from its base
         before the commit would lose what the overlay holds.
         """
-        if self.merge is Merge.MIRROR:
+        if self.merge is not Merge.COMMIT:
             return {overlay.target: (overlay.base, overlay.base_format) for overlay in self.overlays}
         return {overlay.target: (overlay.arrived.path, "qcow2") for overlay in self.overlays}
 

@@ -6,7 +6,7 @@ All findings are reported at once. What had to be opened to look (storage pools)
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 
 from attrs import define, evolve, field
@@ -23,7 +23,7 @@ from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, Overlay, PoolState
 from fsm.journal.port import DomainBusy
 from fsm.journal.records import Data, converter
-from fsm.machine.observation import Preflight
+from fsm.machine.observation import DomainState, Preflight
 
 
 async def preflight(context: Context) -> None:
@@ -145,10 +145,14 @@ class Inspection:
             with self._finding("base", source.uri):
                 bases.append(await self._source_file(source, overlay))
         files = [base for base in bases if base is not None]
-        await self._source_space(source, files)
+        live = facts.state is not DomainState.SHUT_OFF
+        if live:
+            await self._source_space(source, files)
+        else:
+            self.findings += checks.layers_below(files, source.uri)
         if destination is not None:
             overlays = await self._told_apart(facts, source, destination, overlays)
-        merge, reason, against = await choose(source, overlays, files, self.request)
+        merge, reason, against = await choose(source, facts, overlays, files, self.request)
         if self.request.merge is MergeChoice.MIRROR:
             self.findings += against
         else:
@@ -158,7 +162,9 @@ class Inspection:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)
             copied = {overlay.base for overlay in overlays if not overlay.shared}
-            await self._destination_space(destination, files, copied)
+            await self._destination_space(
+                destination, files, copied, space.reserve_bytes if live else _nothing
+            )
         self.plan = Plan(
             facts.uuid,
             facts.name,
@@ -210,6 +216,7 @@ class Inspection:
     async def _at_destination(self, facts: DomainFacts, source: Host, destination: Host) -> None:
         with self._finding("destination", destination.uri):
             xml = await source.domain_xml(facts.uuid)
+            self.findings += checks.shut_off(facts, xml, source.uri)
             for objection in await destination.objections(xml):
                 self.findings.append(
                     Finding("incompatible", destination.uri, objection, "choose a host that supports it")
@@ -253,11 +260,15 @@ class Inspection:
                         self.findings.append(checks.path_taken(path, destination.uri))
 
     async def _destination_space(
-        self, destination: Host, files: list[FileFacts], copied: Collection[str]
+        self,
+        destination: Host,
+        files: list[FileFacts],
+        copied: Collection[str],
+        reserve_bytes: Callable[[list[FileFacts]], int],
     ) -> None:
         for directory, here in _by_directory(files).items():
             copy_bytes = sum(file.allocated_bytes for file in here if file.path in copied)
-            need_bytes = copy_bytes + space.reserve_bytes(here)
+            need_bytes = copy_bytes + reserve_bytes(here)
             if (Side.DESTINATION, directory) not in self._pools:
                 continue  # why it could not be looked at is reported with the paths
             # A directory that is missing is reported with the paths.
@@ -294,3 +305,8 @@ def _by_directory(files: list[FileFacts]) -> dict[str, list[FileFacts]]:
     for file in files:
         found.setdefault(directory_of(file.path), []).append(file)
     return found
+
+
+def _nothing(_files: list[FileFacts]) -> int:
+    """What must be kept free for overlays where there are none."""
+    return 0

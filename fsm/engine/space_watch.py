@@ -115,7 +115,7 @@ class SpaceWatch:
             for one in demands:
                 await self._arm(source, one, here[one.directory].files, margin_bytes)
             return None
-        if self.context.planned.merge is Merge.MIRROR:
+        if self.context.planned.merge is not Merge.COMMIT:
             # A destination that gets full fails the migration, and behind the switch-over nothing is written.
             return None
         destination = await self.context.host(Side.DESTINATION)

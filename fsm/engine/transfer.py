@@ -7,13 +7,14 @@ import asyncio
 from fsm.engine.bandwidth import longest_rest_s, share_mib_per_s
 from fsm.engine.context import Context
 from fsm.engine.convergence import Convergence
+from fsm.engine.copying import expect_unwritten
 from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import Side
 from fsm.errors import ActionFailed, HostError, HostUnreachable, NotFound, OutcomeUnknown
 from fsm.hypervisor.domain_xml import with_disk_sources
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import JobProgress, MigrationRequest
-from fsm.machine.observation import DomainState, Job, Layer
+from fsm.machine.observation import DomainState, Job, Layer, Merge
 
 # The net below libvirt's events: how long a lost event can go unnoticed.
 POLL_S = 1.0
@@ -29,7 +30,13 @@ RETURN_S = 35.0
 
 
 async def migrate(context: Context) -> None:
-    """Ask libvirt to migrate and watch; or, where a migration runs already, watch that one."""
+    """Ask libvirt to migrate and watch; or, where a migration runs already, watch that one.
+
+    Of a domain that is shut off, only the definition moves.
+    """
+    if context.planned.merge is Merge.NONE:
+        await _move_definition(context)
+        return
     source = await context.host(Side.SOURCE)
     uuid = context.planned.domain_uuid
     facts = await source.domain(uuid)
@@ -46,6 +53,23 @@ async def migrate(context: Context) -> None:
     finally:
         # Let go from outside or given up on: libvirt's migration goes on by itself.
         call.cancel()
+
+
+async def _move_definition(context: Context) -> None:
+    """Define the domain at the destination; its definition at the source goes when all is done.
+
+    Between the two both hosts have it, shut off and alike. libvirt's own offline migration would do both at
+    once, but behind the engine's back: of a shut-off domain no job shows whether it is still under way.
+    """
+    source, destination = await context.host(Side.SOURCE), await context.host(Side.DESTINATION)
+    uuid = context.planned.domain_uuid
+    for base in context.history.bases.bases:
+        await expect_unwritten(context, base, "migrate")
+    xml = await source.persistent_xml(uuid)
+    facts = await source.domain(uuid)
+    if facts is None or facts.state is not DomainState.SHUT_OFF:
+        raise ActionFailed("migrate", f"{source.uri}: the domain is not shut off any more", retryable=False)
+    await destination.define(xml)
 
 
 async def _expect_overlays(context: Context, source: Host) -> None:

@@ -160,6 +160,14 @@ def boot_files(xml: str) -> tuple[BootFile, ...]:
     return tuple(found)
 
 
+def own_state(xml: str) -> tuple[str, ...]:
+    """What a domain keeps besides its disks, in words: UEFI variables, the state of an emulated TPM."""
+    found = [f"UEFI variables ({file.path})" for file in boot_files(xml) if file.kind == "nvram"]
+    if parse(xml).find("devices/tpm/backend[@type='emulator']") is not None:
+        found.append("an emulated TPM")
+    return tuple(found)
+
+
 def graphics_password(xml: str) -> str | None:
     """The password of the domain's display, None where it has none or does not show it."""
     found = [graphics.get("passwd") for graphics in parse(xml).iterfind("devices/graphics")]

@@ -37,6 +37,7 @@ CHANGES = frozenset(
         "create_overlays",
         "create_sparse",
         "cut_migration",
+        "define",
         "define_snapshots",
         "destroy",
         "forget_snapshots",
@@ -260,6 +261,9 @@ class Host(Protocol):
 
     async def destroy(self, uuid: str) -> None:
         """Stop the domain's process at once; its definition stays."""
+
+    async def define(self, domain_xml: str) -> None:
+        """Define a domain that is to stay shut off. ``HostError`` where one of its UUID or name exists."""
 
     async def undefine(self, uuid: str) -> None:
         """Remove a shut-off domain's definition; its images, NVRAM and TPM state stay."""

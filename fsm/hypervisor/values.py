@@ -59,7 +59,8 @@ class DomainFacts:
     """A domain as its host knows it at one moment.
 
     ``disk_errors`` maps disk targets to libvirt's word for the error that paused or hurt them
-    (``virDomainGetDiskErrors``): "no-space", "unspec".
+    (``virDomainGetDiskErrors``): "no-space", "unspec". ``managed_save``: its memory lies in a file of
+    libvirt's.
     """
 
     uuid: str
@@ -75,6 +76,7 @@ class DomainFacts:
     marker: Marker | None = None
     backup_running: bool = False
     checkpoints: tuple[str, ...] = ()
+    managed_save: bool = False
 
 
 @frozen

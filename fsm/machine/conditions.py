@@ -104,6 +104,12 @@ def source_stopped(source: Host, _destination: Host) -> bool:
 
 
 @_of_hosts
+def source_shut_off(source: Host, _destination: Host) -> bool:
+    """At the source the domain is defined and has no QEMU process."""
+    return source.domain is not None and not source.domain.active
+
+
+@_of_hosts
 def source_migrating(source: Host, _destination: Host) -> bool:
     """A migration job runs at the source."""
     domain = traits.active(source)
@@ -205,29 +211,13 @@ def owned_by_destination(source: Host, destination: Host) -> bool:
 @_of_hosts
 def source_superseded(source: Host, destination: Host) -> bool:
     """The source is paused after handing over, its job is done, and the destination has the domain."""
-    # Whether it still runs there does not matter: it may have run, and acknowledged writes.
-    here, there = traits.active(source), destination.domain
-    return (
-        here is not None
-        and traits.handed_over(here)
-        and here.job is Job.NONE
-        and there is not None
-        and not traits.incoming(there)
-        and there.job is Job.NONE
-    )
+    return traits.superseded(source, destination)
 
 
 @_of_hosts
 def both_run(source: Host, destination: Host) -> bool:
     """Both hosts have an instance that may write, and no migration job explains it: split brain."""
-    here, there = traits.active(source), traits.active(destination)
-    return (
-        here is not None
-        and there is not None
-        and here.job is not Job.MIGRATION_OUT
-        and not traits.incoming(there)
-        and not traits.handed_over(here)
-    )
+    return traits.both_run(source, destination)
 
 
 @_of_hosts
@@ -265,6 +255,18 @@ def merges_by_commit(engine: Engine) -> bool:
 def merges_by_mirror(engine: Engine) -> bool:
     """libvirt's migration writes the overlays' content straight into the copied bases."""
     return engine.merge is Merge.MIRROR
+
+
+@_of_engine
+def moves_live(engine: Engine) -> bool:
+    """The domain had a QEMU process when it was planned: an overlay takes what it writes."""
+    return engine.merge is not Merge.NONE
+
+
+@_of_engine
+def moves_shut_off(engine: Engine) -> bool:
+    """The domain was shut off when it was planned: nothing writes to its base, and there is no overlay."""
+    return engine.merge is Merge.NONE
 
 
 @_of_engine

@@ -134,11 +134,12 @@ class Merge(StrEnum):
 
     ``commit``: into an overlay at the destination, which is block-committed after the switch-over.
     ``mirror``: libvirt's migration writes the overlay's clusters straight into the copy, and nothing is left
-    to commit.
+    to commit. ``none``: the domain is shut off and writes nothing.
     """
 
     COMMIT = "commit"
     MIRROR = "mirror"
+    NONE = "none"
 
 
 class Activity(StrEnum):

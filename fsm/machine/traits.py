@@ -96,3 +96,29 @@ def owned_by_destination(source: Host, destination: Host) -> bool:
     there, here = destination.domain, active(source)
     source_known = source.fenced or source.reachable
     return there is not None and not incoming(there) and source_known and here is None
+
+
+def superseded(source: Host, destination: Host) -> bool:
+    """The source is paused after handing over, its job is done, and the destination has the domain."""
+    # Whether it still runs there does not matter: it may have run, and acknowledged writes.
+    here, there = active(source), destination.domain
+    return (
+        here is not None
+        and handed_over(here)
+        and here.job is Job.NONE
+        and there is not None
+        and not incoming(there)
+        and there.job is Job.NONE
+    )
+
+
+def both_run(source: Host, destination: Host) -> bool:
+    """Both hosts have an instance that may write, and no migration job explains it."""
+    here, there = active(source), active(destination)
+    return (
+        here is not None
+        and there is not None
+        and here.job is not Job.MIGRATION_OUT
+        and not incoming(there)
+        and not handed_over(here)
+    )

@@ -138,6 +138,21 @@ async def test_a_definition_is_removed_only_when_the_domain_is_off(rig: Rig) -> 
     assert rig.exists(rig.source, f"{rig.images}/web-vda.qcow2")
 
 
+async def test_a_definition_goes_to_another_host(rig: Rig) -> None:
+    uuid = rig.domain("web", running=False)
+    source, destination = await rig.host(rig.source), await rig.host(rig.destination)
+    xml = await source.persistent_xml(uuid)
+    await destination.define(xml)
+    facts = await facts_of(destination, uuid)
+    assert (facts.name, facts.state, facts.persistent) == ("web", DomainState.SHUT_OFF, True)
+    assert facts.managed_save is False
+    with pytest.raises(HostError):
+        await destination.define(xml)
+    with pytest.raises(HostError):
+        await destination.define(xml.replace(uuid, NOBODY))
+    assert await destination.domain(NOBODY) is None
+
+
 async def test_a_definition_with_snapshots_is_not_removed(rig: Rig) -> None:
     uuid = rig.domain("web", snapshots={"s1": None}, running=False)
     host = await rig.host(rig.source)

@@ -185,6 +185,10 @@ class LibvirtHost:
         """Stop the domain's process at once; its definition stays."""
         await self._link.change("destroy", lambda call: lifecycle.destroy(call, uuid), self._slow_s)
 
+    async def define(self, domain_xml: str) -> None:
+        """Define a domain that is to stay shut off; none of its UUID or name may exist."""
+        await self._link.change("define", lambda call: lifecycle.define(call, domain_xml))
+
     async def undefine(self, uuid: str) -> None:
         """Remove a shut-off domain's definition; its images, NVRAM and TPM state stay."""
         await self._link.change("undefine", lambda call: lifecycle.undefine(call, uuid))

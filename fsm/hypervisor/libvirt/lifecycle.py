@@ -6,6 +6,7 @@ from typing import Any
 
 import libvirt
 
+from fsm.hypervisor import domain_xml
 from fsm.hypervisor.libvirt import words
 from fsm.hypervisor.libvirt.session import Call
 from fsm.machine.observation import DomainState
@@ -38,6 +39,13 @@ def destroy(call: Call, uuid: str) -> None:
         domain = find(call, uuid)
         if domain is not None and domain.isActive():
             raise
+
+
+def define(call: Call, xml: str) -> None:
+    """Define a domain. libvirt refuses a name that another UUID has, and would replace the same UUID."""
+    if find(call, uuid := domain_xml.uuid(xml)) is not None:
+        raise call.error(f"domain {uuid} is defined there already; it is left alone")
+    call.connection.defineXMLFlags(xml, 0)
 
 
 def undefine(call: Call, uuid: str) -> None:

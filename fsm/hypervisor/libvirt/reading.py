@@ -148,6 +148,7 @@ def _facts(call: Call, domain: Any, state_and_reason: list[int]) -> DomainFacts 
         snapshots=tuple(sorted(domain.snapshotListNames())),
         current_snapshot=_current_snapshot(domain),
         disk_errors=_disk_errors(domain) if monitor else (),
+        managed_save=bool(domain.hasManagedSaveImage(0)),
         marker=markers.read(xml),
         backup_running=active and _backup_running(domain),
         checkpoints=_checkpoints(domain),

@@ -136,6 +136,14 @@ def define(state: WorldState, host: HostState, text: str) -> DomainRecord:
     return record
 
 
+def define_new(state: WorldState, host: HostState, text: str) -> None:
+    """Define a domain; ``Denied`` where there is one of its UUID or name."""
+    uuid, name = domain_xml.uuid(text), domain_xml.name(text)
+    if any(uuid == record.uuid or name == record.name for record in host.domains.values()):
+        raise Denied(f"domain '{name}' already exists with uuid {uuid}, or one of these is taken")
+    define(state, host, text)
+
+
 # Life
 
 

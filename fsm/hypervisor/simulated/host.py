@@ -223,6 +223,12 @@ class SimulatedHost:
         """See the port."""
         await self._call("destroy", (uuid,), lambda state, host: domains.destroy(state, host, uuid))
 
+    async def define(self, domain_xml: str) -> None:
+        """See the port."""
+        await self._call(
+            "define", (domain_xml,), lambda state, host: domains.define_new(state, host, domain_xml)
+        )
+
     async def undefine(self, uuid: str) -> None:
         """See the port."""
         await self._call("undefine", (uuid,), lambda state, host: domains.undefine(state, host, uuid))

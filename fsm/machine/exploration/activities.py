@@ -43,16 +43,19 @@ def _preflight(node: Node) -> Iterator[Next]:
     node = node._replace(world=node.world._replace(pools=True))
     yield failed(node, FAILED)
     yield done(node, preflight="refused")
-    if fit(node.world):
-        for merge in Merge:
-            yield done(node, preflight="passed", merge=merge.value)
+    for merge in fit(node.world):
+        yield done(node, preflight="passed", merge=merge.value)
 
 
-def fit(world: World) -> bool:
-    """Whether preflight has nothing to find fault with."""
+def fit(world: World) -> tuple[Merge, ...]:
+    """The ways of merging that are possible where preflight has nothing to find fault with."""
     here, there = world.source, world.destination
-    fine = here.up and here.life == hosts.RUNNING and here.layer == hosts.BASE and here.metadata
-    return fine and there.up and there.life == hosts.NONE and not there.overlay and not world.copy
+    fine = here.up and here.layer == hosts.BASE and here.metadata
+    if not fine or not there.up or there.life != hosts.NONE or there.overlay or world.copy:
+        return ()
+    if here.life == hosts.SHUT_OFF:
+        return (Merge.NONE,)
+    return (Merge.COMMIT, Merge.MIRROR) if here.life == hosts.RUNNING else ()
 
 
 def _copy_bases(node: Node) -> Iterator[Next]:
@@ -61,7 +64,8 @@ def _copy_bases(node: Node) -> Iterator[Next]:
     if node.stage == 1:
         yield done(node, copies_verified=True)
     elif world.copy and world.source.up and world.destination.up:
-        still = world.source.layer != hosts.BASE and not world.source.commit
+        here = world.source
+        still = here.life == hosts.SHUT_OFF or (here.layer != hosts.BASE and not here.commit)
         copied = world._replace(copy=hosts.WHOLE if still else hosts.OUTDATED)
         yield from _goes_on(node, "copy and compare", copied, 1)
 
@@ -69,6 +73,9 @@ def _copy_bases(node: Node) -> Iterator[Next]:
 def _migrate(node: Node) -> Iterator[Next]:
     world = node.world
     yield failed(node, FAILED)
+    if node.facts.merge == Merge.NONE:
+        yield from _move_definition(node)
+        return
     mirror = node.facts.merge == Merge.MIRROR
     if node.stage == 0 and not world.job:
         yield from _goes_on(node, "migrate", hosts.begin_migration(world, mirror=mirror), 1)
@@ -80,6 +87,13 @@ def _migrate(node: Node) -> Iterator[Next]:
         yield done(node)
     elif world.source.up:
         yield from _goes_on(node, "abort the job", hosts.abort_migration(world), 1)
+
+
+def _move_definition(node: Node) -> Iterator[Next]:
+    if node.stage == 0:
+        yield from _goes_on(node, "define at the destination", hosts.define_shut_off(node.world), 1)
+    else:
+        yield done(node)
 
 
 # The stages of a commit.

@@ -65,7 +65,7 @@ def _create_copies(facts: Facts, world: World) -> After:
 
 
 def _create_destination_overlays(facts: Facts, world: World) -> After:
-    if facts.merge == Merge.MIRROR:
+    if facts.merge != Merge.COMMIT:
         return facts, world
     # They get the size that the disk has by now, which is read from the source's overlay.
     readable = facts.saved and bool(world.source.overlay)

@@ -9,6 +9,7 @@ from fsm.machine.exploration import hosts
 from fsm.machine.exploration.facts import Facts
 from fsm.machine.exploration.hosts import DESTINATION, SOURCE, World, other
 from fsm.machine.exploration.node import Kind, Next, Node, Step
+from fsm.machine.observation import Merge
 
 SIDES = (SOURCE, DESTINATION)
 ADOPTION = Step(Kind.REQUEST, "adopt")
@@ -65,11 +66,13 @@ def meddling(node: Node) -> Iterator[tuple[str, World | None]]:
     if not node.world.meddled:
         for side in SIDES:
             if node.world.at(side).up and not node.facts.fenced(side):
-                for name, world in _meddling(node.world, side, begun=node.facts.transfer_begun):
+                facts = node.facts
+                offline = facts.merge == Merge.NONE
+                for name, world in _meddling(node.world, side, begun=facts.transfer_begun, offline=offline):
                     yield name, world and world._replace(meddled=True)
 
 
-def _meddling(world: World, side: str, *, begun: bool) -> Iterator[tuple[str, World | None]]:
+def _meddling(world: World, side: str, *, begun: bool, offline: bool) -> Iterator[tuple[str, World | None]]:
     # A domain that somebody defines at the destination after the transfer has begun can't be told from ours.
     here = world.at(side)
     if here.life == hosts.RUNNING and here.layer == hosts.OVERLAY and not here.commit and not world.job:
@@ -81,7 +84,7 @@ def _meddling(world: World, side: str, *, begun: bool) -> Iterator[tuple[str, Wo
         return
     if here.life == hosts.HANDED_OVER and not world.job:
         yield "somebody resumes the source's instance", hosts.resume(world, SOURCE)
-    if here.life == hosts.SHUT_OFF and world.newest != SOURCE:
+    if here.life == hosts.SHUT_OFF and (offline or world.newest != SOURCE):
         started = hosts.start_paused(world, SOURCE)
         yield "somebody starts the domain at the source", started and hosts.resume(started, SOURCE)
 

@@ -149,6 +149,18 @@ def begin_migration(world: World, *, mirror: bool = False) -> World | None:
     return begun.put(DESTINATION, life=INCOMING, layer=layer, marker=here.marker)
 
 
+def define_shut_off(world: World) -> World | None:
+    """Define a domain that is shut off at the destination as well; its base was looked at just before."""
+    here, there = world.source, world.destination
+    if here.life != SHUT_OFF or here.layer != BASE or there.life != NONE or world.copy != WHOLE:
+        return None
+    if not (here.up and there.up):
+        return None
+    # The two are alike; what is written from now on would be written there.
+    arrived = world._replace(newest=DESTINATION, asked=True)
+    return arrived.put(DESTINATION, life=SHUT_OFF, marker=here.marker)
+
+
 def abort_migration(world: World) -> World | None:
     """End the job while the destination has not run; later it can't be aborted."""
     return None if world.job == CONFIRMING else fail_migration(world)

@@ -11,6 +11,7 @@ from fsm.machine.exploration import hosts
 from fsm.machine.exploration.hosts import BOTH, DESTINATION, Place
 from fsm.machine.exploration.node import Node, Step
 from fsm.machine.guard import permits
+from fsm.machine.observation import Merge
 from fsm.machine.operations import HARM, Operation
 from fsm.machine.spec import Kind as StateKind
 from fsm.machine.spec import Spec
@@ -28,11 +29,15 @@ def never_committed_on_two_sides(_spec: Spec, node: Node) -> bool:
 
 
 def base_never_written_by_two(_spec: Spec, node: Node) -> bool:
-    """No base has two writers, of guest, commit and copy; and none is written while it is being copied."""
+    """No base has two writers, of guest, commit and copy; and none is written while it is being copied,
+    unless somebody starts a domain that is moved shut off.
+    """
     world = node.world
     copying = node.activity == "copy-bases" and node.stage == 0
     at_source, at_destination = _writers(world.source), _writers(world.destination)
-    return at_source <= 1 and at_destination + copying <= 1 and not (copying and at_source)
+    # Such a copy is never taken for a whole one: the base shows that it was written to.
+    written = copying and at_source and not (world.meddled and node.facts.merge == Merge.NONE)
+    return at_source <= 1 and at_destination + copying <= 1 and not written
 
 
 def _writers(place: Place) -> int:

@@ -1,0 +1,197 @@
+"""Domains that are shut off, on simulated hosts: copied, defined at the destination, gone from the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from fsm.engine.plan import MergeChoice
+from fsm.engine.result import Result
+from fsm.hypervisor import domain_xml
+from fsm.hypervisor.simulated import SimulatedDisk, SimulatedWorld, domains
+from fsm.machine.observation import DomainState
+from tests.lives import AFTER, Life, Point
+from tests.simulation import DESTINATION, IMAGES, ON_SHARED, SOURCE, Simulation, check_end, simulate
+
+AUTO = {"merge": MergeChoice.AUTO}
+
+
+async def shut_off(disks: tuple[SimulatedDisk | str, ...] = ("vda", "vdb")) -> Simulation:
+    return await simulate(disks, state=DomainState.SHUT_OFF)
+
+
+def start(simulation: Simulation) -> None:
+    """Somebody starts the domain at the source."""
+    with simulation.world.changing() as state:
+        host = state.hosts[SOURCE]
+        domains.start_paused(state, host, simulation.uuid)
+        domains.resume(state, host, simulation.uuid)
+
+
+def stop(simulation: Simulation) -> None:
+    with simulation.world.changing() as state:
+        domains.destroy(state, state.hosts[SOURCE], simulation.uuid)
+
+
+@pytest.mark.parametrize("disks", [("vda", "vdb"), ON_SHARED], ids=["copied", "shared"])
+async def test_it_moves_without_an_overlay(disks: tuple[SimulatedDisk | str, ...]) -> None:
+    simulation = await shut_off(disks)
+    result = await simulation.migrate(**AUTO)
+    assert (result.state, result.cause) == ("committed", "")
+    assert simulation.path == ["planned", "snapshotted", "transferring", "committing-dest", "committed"]
+    called = {call.name for call in simulation.world.calls}
+    assert called.isdisjoint({"create_overlays", "create_overlay", "migrate", "start_paused", "start_commit"})
+    facts = await (await simulation.world.connect(DESTINATION)).domain(simulation.uuid)
+    assert facts is not None
+    assert facts.state is DomainState.SHUT_OFF
+    await check_end(simulation, result)
+
+
+async def test_what_is_said_of_merging_makes_no_difference() -> None:
+    for merge in MergeChoice:
+        simulation = await shut_off()
+        result = await simulation.migrate(merge=merge)
+        assert result.state == "committed"
+        (data,) = [record.data for record in simulation.records if record.data.get("preflight")]
+        assert (data["merge"], data["merge_reason"]) == ("none", "the domain is shut off")
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["runs", "stopped-again"])
+@pytest.mark.parametrize("call", ["create_sparse", "make_durable", "forget_snapshots", "persistent_xml"])
+async def test_one_that_is_started_meanwhile_stays_where_it_is(call: str, *, again: bool) -> None:
+    simulation = await shut_off()
+    begun: list[str] = []
+
+    def meddle() -> None:
+        if not begun:
+            begun.append(call)
+            start(simulation)
+            simulation.write()
+            if again:
+                stop(simulation)
+
+    simulation.world.at(call, meddle, host=SOURCE if call in ("forget_snapshots", "persistent_xml") else None)
+    result = await simulation.migrate(**AUTO)
+    assert result.state == "rolled-back", result
+    assert begun
+    assert result.cause
+    await check_end(simulation, result)
+
+
+async def _ended(simulation: Simulation, hook: Callable[[Life, Point], None], request: str = "") -> Result:
+    """A first engine with this hook, and others after it until the migration has ended."""
+    result = await Life(simulation, hook).run(None, **AUTO)
+    (header,) = simulation.journal.headers()
+    if request:
+        simulation.journal.ask(header.migration, request, {})
+    for _ in range(3):
+        if result is not None and result.state != "stuck":
+            break
+        result = await Life(simulation).run(header.migration)
+    assert result is not None
+    return result
+
+
+async def _points() -> list[str]:
+    """Every point that a migration comes to behind the first record."""
+    seen: list[str] = []
+    simulation = await shut_off()
+    await Life(simulation, lambda _, point: seen.append(str(point))).run(None, **AUTO)
+    return seen
+
+
+@pytest.mark.parametrize("request_", ["", "abort"], ids=["resumed", "aborted"])
+async def test_an_engine_may_die_at_any_point(request_: str) -> None:
+    every = await _points()
+    first = next(index for index, point in enumerate(every) if AFTER["intent"] in point)
+    ends = set()
+    for number in range(first, len(every)):
+        simulation, left = await shut_off(), [number]
+
+        def die(life: Life, _point: Point, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                life.kill()
+
+        result = await _ended(simulation, die, request_)
+        # One that died before it asked may have asked: it goes back.
+        may_go_back = request_ or every[number].startswith("transferring: ")
+        assert result.state == "committed" or may_go_back, every[number]
+        ends.add(result.state)
+        await check_end(simulation, result)
+        simulation.put_away()
+    assert ends == {"committed", "rolled-back", *(["refused"] if request_ else [])}
+
+
+@pytest.mark.parametrize("call", ["create_sparse", "make_durable", "define", "define_snapshots", "undefine"])
+@pytest.mark.parametrize("host", [SOURCE, DESTINATION])
+async def test_a_call_that_fails_once_loses_nothing(call: str, host: str) -> None:
+    simulation = await shut_off()
+    simulation.world.fail(call, host=host, times=1)
+    result = await simulation.migrate(**AUTO)
+    assert result.state in ("committed", "rolled-back")
+    await check_end(simulation, result)
+
+
+async def test_a_domain_that_somebody_defines_there_is_left_alone() -> None:
+    simulation = await shut_off()
+    world = simulation.world
+
+    def define() -> None:
+        with world.changing() as state:
+            domains.define(state, state.hosts[DESTINATION], simulation.before.definition)
+
+    world.at("forget_snapshots", define)
+    result = await simulation.migrate(**AUTO)
+    assert result.state == "stuck"
+    there = domains.persistent_xml(world.state.hosts[DESTINATION], simulation.uuid)
+    assert there == simulation.before.definition
+
+
+# What can't be moved so
+
+
+def edited(simulation: Simulation, old: str, new: str) -> None:
+    with simulation.world.changing() as state:
+        record = state.hosts[SOURCE].domains[simulation.uuid]
+        assert record.definition is not None
+        record.definition = record.definition.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("</os>", "<nvram>/var/lib/libvirt/images/web.fd</nvram></os>", "UEFI variables"),
+        ("</devices>", "<tpm model='tpm-tis'><backend type='emulator'/></tpm></devices>", "TPM"),
+    ],
+    ids=["nvram", "tpm"],
+)
+async def test_state_that_only_qemu_carries_is_refused(old: str, new: str, what: str) -> None:
+    simulation = await shut_off()
+    for uri in (SOURCE, DESTINATION):
+        simulation.world.put_file(uri, f"{IMAGES}/web.fd", b"variables")
+    edited(simulation, old, new)
+    result = await simulation.migrate(**AUTO)
+    assert (result.state, [finding.check for finding in result.findings]) == ("refused", ["state-file"])
+    assert what in result.findings[0].message
+
+
+async def test_a_backing_file_is_found_in_the_image() -> None:
+    """libvirt does not tell the chain of a domain that is shut off."""
+    world = SimulatedWorld()
+    for uri in (SOURCE, DESTINATION):
+        world.add_host(uri)
+    world.put_file(SOURCE, f"{IMAGES}/golden.raw", size_bytes=8 << 20)
+    disk = SimulatedDisk("vda", backing=(f"{IMAGES}/golden.raw", "raw"))
+    uuid = world.add_domain(SOURCE, "web", [disk], state=DomainState.SHUT_OFF)
+    simulation = await shut_off()
+    simulation.world, simulation.uuid = world, uuid
+    result = await simulation.migrate(**AUTO)
+    assert [finding.check for finding in result.findings] == ["backing-file"]
+
+
+def test_the_state_that_qemu_carries_is_read_from_the_description() -> None:
+    tpm = "<tpm><backend type='passthrough'/></tpm>"
+    xml = f"<domain><os><nvram>/a.fd</nvram></os><devices>{tpm}</devices></domain>"
+    assert domain_xml.own_state(xml) == ("UEFI variables (/a.fd)",)
