@@ -100,7 +100,7 @@ class LogReader:
     def _second_look(self, line: bytes, error: Exception) -> Decided | None:
         """An event behind a prefix, or None for a line that is none of ours."""
         start = line.find(b"{")
-        if not isinstance(error, msgspec.ValidationError) and start > 0:
+        if start > 0:  # a prefix may itself begin like JSON, as a date does
             try:
                 return events.decode(line[start:])
             except _DECODING:
