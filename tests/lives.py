@@ -146,7 +146,7 @@ class Life:
 
     def abort(self) -> None:
         """Ctrl-C."""
-        for driver in self.engine._driven.values():
+        for driver in self.engine._driving.driven.values():
             driver.abort()
 
 

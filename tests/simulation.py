@@ -74,7 +74,7 @@ class Simulation:
     @cached_property
     def engine(self) -> Engine:
         """One for those who need no more than one; ``tests.lives`` has others."""
-        return Engine(self.journal, self.world, clock=self.world.clock)
+        return Engine(self.journal, self.world, clock=self.world.clock, deliver=in_loop)
 
     def put_away(self) -> None:
         """It is over; its journal serves the next simulation."""
@@ -123,6 +123,11 @@ class Simulation:
         """The states that the migration went through."""
         done = [r for r in self.records if r.step == "transition" and r.phase == "outcome" and not r.error]
         return ["planned", *(record.dest for record in done)]
+
+
+def in_loop(call: Callable[[], None]) -> None:
+    """Callbacks in the loop's own thread, so that they may change the world, and every run is the same."""
+    asyncio.get_running_loop().call_soon(call)
 
 
 class Inline(ThreadPoolExecutor):

@@ -26,6 +26,7 @@ from tests.simulation import (
     Simulation,
     check_end,
     fresh_journal,
+    in_loop,
     simulate,
 )
 
@@ -41,7 +42,8 @@ async def _lose_journal(simulation: Simulation) -> Engine:
     await simulation.engine.close()
     _delete(simulation.journal)
     simulation.journal = fresh_journal()
-    simulation.engine = Engine(simulation.journal, simulation.world, clock=simulation.world.clock)
+    world = simulation.world
+    simulation.engine = Engine(simulation.journal, world, clock=world.clock, deliver=in_loop)
     return simulation.engine
 
 
@@ -198,7 +200,7 @@ async def test_an_adopted_migration_is_one_like_any_other() -> None:
     (case,) = _waiting(await engine.examine(HOSTS))
     assert case.kind is Kind.UNFINISHED
     assert case.remedy == f"fsm resume {migration}"
-    other = Engine(simulation.journal, simulation.world, clock=simulation.world.clock)
+    other = Engine(simulation.journal, simulation.world, clock=simulation.world.clock, deliver=in_loop)
     result = await (await other.resume(migration)).wait()
     assert result.state == "rolled-back"
     await _check(simulation, result)
@@ -410,7 +412,7 @@ async def test_an_engine_that_comes_back_after_the_adoption_touches_nothing() ->
     assert facts is not None
     assert facts.marker is not None
     await host.mark(simulation.uuid, evolve(facts.marker, journal="another-machine:/journal.db"))
-    engine = Engine(simulation.journal, simulation.world, clock=simulation.world.clock)
+    engine = Engine(simulation.journal, simulation.world, clock=simulation.world.clock, deliver=in_loop)
     # The destination's file system is full, so the adopted migration waits on the overlay.
     simulation.world.fail("start_commit", times=None)
     result = await _adopt(engine)

@@ -7,8 +7,8 @@ from contextlib import suppress
 import pytest
 import structlog
 
-from fsm.engine import driver
 from fsm.engine.causes import of_trigger, tells_more
+from fsm.engine.engine import Engine
 from fsm.engine.plan import Request
 from fsm.errors import HostError
 from fsm.hypervisor.simulated import GuestStopped, Moment
@@ -122,10 +122,12 @@ async def test_what_libvirt_says_of_a_commit_is_explained(
     assert result.remedy.endswith(f"then: fsm retry {result.migration}")
 
 
-async def test_cause_and_remedy_are_in_the_event_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cause_and_remedy_are_in_the_event_too() -> None:
     captured = structlog.testing.LogCapture()
-    monkeypatch.setattr(driver, "log", structlog.wrap_logger(None, [captured], structlog.BoundLogger))
     simulation = await simulate()
+    world = simulation.world
+    log = structlog.wrap_logger(None, [captured], structlog.BoundLogger)
+    simulation.engine = Engine(simulation.journal, world, clock=world.clock, log=log)
     error = HostError("Permission denied", host=DESTINATION, call="start_commit")
     simulation.world.fail("start_commit", host=DESTINATION, times=None, error=error)
     result = await simulation.migrate()

@@ -10,8 +10,9 @@ from unittest.mock import patch
 
 import pytest
 
-from fsm.engine.engine import COPIES_AT_ONCE, Engine
+from fsm.engine.engine import Engine
 from fsm.engine.heart import Heart
+from fsm.engine.limits import COPIES_AT_ONCE
 from fsm.engine.scribe import MOST_AT_ONCE, Scribe
 from fsm.engine.sharing import SharedConnector
 from fsm.errors import HostUnreachable, JournalCorrupt
@@ -57,7 +58,7 @@ async def test_many_migrations_take_two_connections_and_copy_a_few_at_a_time() -
     def look() -> None:
         """Whoever makes a copy durable has its turn."""
         nonlocal most
-        most = max(most, COPIES_AT_ONCE - other._copying._value)
+        most = max(most, COPIES_AT_ONCE - other._driving.copying._value)
 
     for nth in range(1, MANY + 1):
         world.at("make_durable", look, nth=nth)

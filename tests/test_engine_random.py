@@ -142,7 +142,7 @@ class Accidents(RuleBasedStateMachine):
 
     def _nothing_moves(self) -> bool:
         """Whether every living engine is stopped, or waits for the lease of one that is."""
-        driving = any(one.life.engine._driven and not one.life.stopped for one in self.living)
+        driving = any(one.life.engine._driving.driven and not one.life.stopped for one in self.living)
         self.idle = 0 if driving else self.idle + 1
         return self.idle > A_WHILE
 

@@ -20,7 +20,7 @@ from fsm.images.blocks import Block
 from fsm.images.resumption import Stretch
 from fsm.images.transfer import CHUNK_BYTES
 from fsm.journal.records import Record
-from tests.simulation import DESTINATION, IMAGES, SOURCE, Simulation, check_end, simulate
+from tests.simulation import DESTINATION, IMAGES, SOURCE, Simulation, check_end, in_loop, simulate
 
 BASE = f"{IMAGES}/web-vda.qcow2"
 BLOCKS = 6
@@ -93,7 +93,7 @@ async def die_at_record(simulation: Simulation, nth: int) -> str:
 
 
 async def take_over(simulation: Simulation, migration: str) -> Result:
-    other = Engine(simulation.journal, simulation.world, clock=simulation.world.clock)
+    other = Engine(simulation.journal, simulation.world, clock=simulation.world.clock, deliver=in_loop)
     return await (await other.resume(migration, on_record=simulation.records.append)).wait()
 
 

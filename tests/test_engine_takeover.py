@@ -97,7 +97,7 @@ async def test_an_abort_reaches_the_engine_that_drives() -> None:
         """Another process asks; the next heartbeat hands it out."""
         journal.ask(handle.migration, "abort", {})
         for asked in journal.asked():
-            engine._driven[asked.migration].ask(asked)
+            engine._driving.driven[asked.migration].ask(asked)
 
     simulation.world.at_moment(simulation.uuid, Moment.MIRROR, ask)
     result = await handle.wait()

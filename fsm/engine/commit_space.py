@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-import structlog
 from attrs import define
 
 from fsm.engine import space
@@ -24,8 +23,6 @@ from fsm.hypervisor.port import Host
 from fsm.hypervisor.uris import safe_text
 from fsm.hypervisor.values import Overlay, Space
 from fsm.machine.observation import Disk, Layer
-
-log = structlog.get_logger("fsm")
 
 POLL_S = 3.0
 
@@ -48,7 +45,7 @@ async def demand_space(context: Context, side: Side, disks: Mapping[str, Disk], 
         try:
             seen = await host.storage.space(directory, files)
         except HostError as error:
-            log.debug("space-unknown", migration=context.migration, error=safe_text(str(error)))
+            context.log.debug("space-unknown", migration=context.migration, error=safe_text(str(error)))
             continue
         demands.append(space.demand(directory, seen, sum(growth_bytes(overlay, seen) for overlay in here)))
     for one in space.by_file_system(demand for demand in demands if demand.need_bytes):

@@ -10,6 +10,7 @@ from attrs import define, field, frozen
 
 from fsm.engine.clock import Clock
 from fsm.engine.history import History
+from fsm.engine.log import EventLog, event_log
 from fsm.engine.plan import Plan, Request, Side
 from fsm.errors import ActionFailed, FsmError, HostError, HostUnreachable
 from fsm.hypervisor.port import Connector, Host, Watch
@@ -73,7 +74,7 @@ class Context:
     ``outcome`` collects what goes into the step's outcome record; ``note`` writes a record at once, for what
     a later engine must know before the step ends. ``claim`` reserves the domain in the journal, which is at
     ``journal``. ``copying`` lets only so many of an engine's migrations copy at once. ``abort`` is set when
-    somebody asks for an abort, ``short`` when a file system would get full.
+    somebody asks for an abort, ``short`` when a file system would get full. ``log`` is the engine's.
     """
 
     migration: str
@@ -89,6 +90,7 @@ class Context:
     abort: asyncio.Event = field(factory=asyncio.Event)
     short: asyncio.Event = field(factory=asyncio.Event)
     on_progress: Callable[[Progress], None] = lambda _progress: None
+    log: EventLog = field(factory=event_log)
     outcome: Data = field(factory=dict)
     progress_at_s: float = 0.0
     _watches: dict[Side, Watch] = field(factory=dict)

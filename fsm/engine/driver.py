@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
 from attrs import define, evolve, field
 
 from fsm.engine import causes
@@ -16,6 +15,7 @@ from fsm.engine.clock import Clock
 from fsm.engine.context import Context, Hosts, Progress
 from fsm.engine.events import EventMaker, told
 from fsm.engine.history import History
+from fsm.engine.log import EventLog, event_log
 from fsm.engine.observe import observe_hosts
 from fsm.engine.plan import Request, Side
 from fsm.engine.result import Result
@@ -29,8 +29,6 @@ from fsm.machine.decision import Decision, Verb, decide
 from fsm.machine.interpreter import Interpreter
 from fsm.machine.observation import Host, Observation
 from fsm.machine.spec import Kind, Spec, State
-
-log = structlog.get_logger("fsm")
 
 # The net below the hosts' events while waiting for one of them to come back.
 LOOK_AGAIN_S = 2.0
@@ -50,6 +48,7 @@ class Driver:
     clock: Clock
     history: History
     lease: Lease
+    log: EventLog = field(factory=event_log)
     on_progress: Callable[[Progress], None] = lambda _progress: None
     on_record: Callable[[Record], None] = lambda _record: None
     abort_requested: asyncio.Event = field(factory=asyncio.Event)
@@ -82,6 +81,7 @@ class Driver:
             claim=self._claim,
             abort=self.abort_requested,
             on_progress=self.on_progress,
+            log=self.log,
             progress_at_s=self._began_at_s,
         )
 
@@ -104,6 +104,7 @@ class Driver:
         Raises ``JournalUnavailable`` when the journal fails, since nothing can be done without it, and
         ``LeaseLost`` when another engine has taken over.
         """
+        self._context.progress_at_s = self.clock.monotonic_s()  # it may have waited for its turn
         try:
             while self._state.kind is not Kind.FINAL:  # ends: every state is left by its timeout, see wait
                 await self._take_requests()
@@ -329,6 +330,7 @@ class Driver:
             await asyncio.wait((writing,))
             if writing.exception() is None:
                 self._log(writing.result())
+                self.on_record(writing.result())
             raise
         self.history = self.history.after(written)
         self._context.history = self.history
@@ -338,4 +340,4 @@ class Driver:
     def _log(self, written: Record) -> None:
         fields = self._events.of(written)
         level = "warning" if written.error or "warning" in written.data else "info"
-        getattr(log, level)(fields.pop("event"), **fields)
+        getattr(self.log, level)(fields.pop("event"), **fields)

@@ -4,50 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from datetime import datetime
-from functools import partial
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import Self
 
-import structlog
 from attrs import define, field
 
 from fsm.engine import doctor
 from fsm.engine.adoption import Adoption
 from fsm.engine.bad_input import check_request
+from fsm.engine.callbacks import Deliver, OnProgress, OnRecord
 from fsm.engine.cases import Case, Examined
 from fsm.engine.clock import Clock, SystemClock
-from fsm.engine.context import Hosts, Progress
-from fsm.engine.driver import Driver
+from fsm.engine.driving import Driving
 from fsm.engine.effective import as_defined
 from fsm.engine.guard import Guard
 from fsm.engine.handle import Handle
-from fsm.engine.heart import BEAT_S, Heart
-from fsm.engine.history import fold
+from fsm.engine.heart import Heart
 from fsm.engine.holder import is_dead
+from fsm.engine.inventory import inventory
 from fsm.engine.leash import LeashedConnector
+from fsm.engine.limits import Limits
+from fsm.engine.log import EventLog, Logger, event_log
 from fsm.engine.plan import Request, Side
 from fsm.engine.result import Result
-from fsm.engine.scribe import Scribe
 from fsm.engine.sharing import SharedConnector
 from fsm.errors import FsmError, JournalCorrupt
 from fsm.hypervisor.port import Connector
-from fsm.journal.port import Journal, JournalUnavailable, Leased, Taken
-from fsm.journal.records import Data, Header, Lease, Record, converter
-from fsm.journal.sql import open_journal
-from fsm.machine.interpreter import Interpreter
+from fsm.hypervisor.values import DomainFacts
+from fsm.journal.opening import Named, journal_of
+from fsm.journal.port import Journal, Leased, Taken
+from fsm.journal.records import Data, Header, converter
 from fsm.machine.loader import load_default
 from fsm.machine.spec import Spec
 from fsm.machine.validation import check
-
-log = structlog.get_logger("fsm")
-
-# How many migrations copy at the same time: each has a thread and a pair of connections per worker. More
-# would share the same links and disks.
-COPIES_AT_ONCE = 8
 
 
 def _validated(spec: Spec) -> Spec:
@@ -58,38 +48,57 @@ def _validated(spec: Spec) -> Spec:
 class Engine:
     """Drives migrations. ``connector`` reaches the hosts, ``journal`` keeps the records.
 
-    ``spec`` is the machine; a description that does not validate raises ``SpecError`` here. An engine belongs
-    to one event loop. The callbacks of its methods are called from that loop, apart from the engine: one that
-    raises is reported by the loop's exception handler and harms nothing else.
+    ``spec`` is the machine; a description that does not validate raises ``SpecError`` here. ``limits`` say
+    how many migrations run at once, and events go to ``log`` (see ``fsm.engine.log``). An engine belongs to
+    one event loop.
+
+    The callbacks of its methods are called one at a time in a thread of the engine's: ``on_record`` with
+    every record, in order, and ``on_progress`` with the newest progress in between. One that blocks holds up
+    other callbacks alone, and the end of ``Handle.wait``; one that raises is logged. ``deliver`` hands the
+    calls to another place that makes them one at a time, such as ``loop.call_soon``.
     """
 
     journal: Journal
     connector: Connector
     spec: Spec = field(factory=load_default, converter=_validated)
     clock: Clock = field(factory=SystemClock)
+    limits: Limits = field(factory=Limits)
+    log: EventLog = field(default=None, converter=event_log)
+    deliver: Deliver | None = None
     _heart: Heart = field(init=False)
-    _interpreter: Interpreter = field(init=False)
-    _scribe: Scribe = field(init=False)
-    _hosts: Connector = field(init=False)
-    _copying: asyncio.Semaphore = field(init=False)
-    _driven: dict[str, Driver] = field(factory=dict, init=False)
+    _driving: Driving = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._heart = Heart(self.journal, on_beat=self._hand_out_requests)
-        self._interpreter = Interpreter(self.spec)
-        self._scribe = Scribe(self.journal)
-        self._hosts = LeashedConnector(SharedConnector(self.connector), self._heart.check)
-        self._copying = asyncio.Semaphore(COPIES_AT_ONCE)
+        heart = Heart(self.journal, on_beat=self._hand_out_requests)
+        connector = LeashedConnector(SharedConnector(self.connector), heart.check)
+        self._heart = heart
+        self._driving = Driving(
+            self.spec, self.journal, connector, self.clock, self.limits, self.log, self.deliver
+        )
 
     @classmethod
-    def open(cls, journal: Path, connector: Connector | None = None, *, spec: Spec | None = None) -> Engine:
-        """An engine with the journal in that file, on real libvirt hosts unless a ``connector`` is given."""
+    def open(
+        cls,
+        journal: Named,
+        connector: Connector | None = None,
+        *,
+        spec: Spec | None = None,
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+        log: Logger | None = None,
+    ) -> Engine:
+        """An engine on real libvirt hosts unless a ``connector`` is given.
+
+        ``journal`` is the path or the URL of a SQLite file, or a ``fsm.journal.port.Journal``; the engine
+        closes it. Raises ``JournalUnavailable``, and ``BadInput`` for a URL of something else.
+        """
         if connector is None:
             # Here, so that embedders who simulate need no libvirt library.
             from fsm.hypervisor.libvirt import LibvirtConnector
 
             connector = LibvirtConnector()
-        return cls(open_journal(journal), connector, spec or load_default())
+        settings = clock or SystemClock(), limits or Limits(), log
+        return cls(journal_of(journal), connector, spec or load_default(), *settings)
 
     async def __aenter__(self) -> Self:
         """Use it as a context manager to have it closed."""
@@ -102,7 +111,12 @@ class Engine:
         await self.close()
 
     async def close(self) -> None:
-        """Let the leases go and close the journal. Detach what is under way first, or wait for its end."""
+        """Let go of what is under way, which ``resume`` takes over, and close the journal.
+
+        Callbacks that have not returned are waited for, at most ``fsm.engine.callbacks.ENDING_S`` seconds.
+        """
+        await asyncio.gather(*(handle.detach() for handle in self.handles.values()))
+        await self._driving.callbacks.close()
         await self._heart.stop()
         self.journal.close()
 
@@ -110,8 +124,8 @@ class Engine:
         self,
         request: Request,
         *,
-        on_progress: Callable[[Progress], None] | None = None,
-        on_record: Callable[[Record], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_record: OnRecord | None = None,
     ) -> Handle:
         """Begin a migration. Raises ``BadInput`` for a request that is wrong in itself."""
         check_request(request)
@@ -127,19 +141,25 @@ class Engine:
             request=converter.unstructure(request),
         )
         await asyncio.to_thread(self.journal.create, header)
-        log.info("migration-created", migration=header.migration, domain=request.domain)
+        self.log.info("migration-created", migration=header.migration, domain=request.domain)
         return await self._drive(header.migration, on_progress, on_record)
 
-    async def migrate(self, request: Request) -> Result:
-        """Migrate and wait for the end."""
-        return await (await self.start(request)).wait()
+    async def migrate(
+        self,
+        request: Request,
+        *,
+        on_progress: OnProgress | None = None,
+        on_record: OnRecord | None = None,
+    ) -> Result:
+        """Migrate and wait for the end: ``start`` and ``Handle.wait`` in one."""
+        return await (await self.start(request, on_progress=on_progress, on_record=on_record)).wait()
 
     async def resume(
         self,
         migration: str,
         *,
-        on_progress: Callable[[Progress], None] | None = None,
-        on_record: Callable[[Record], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_record: OnRecord | None = None,
     ) -> Handle:
         """Go on with a migration whose engine is gone.
 
@@ -152,8 +172,8 @@ class Engine:
     async def resume_all(
         self,
         *,
-        on_progress: Callable[[Progress], None] | None = None,
-        on_record: Callable[[Record], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_record: OnRecord | None = None,
     ) -> tuple[list[Handle], list[FsmError]]:
         """Go on with every unfinished migration whose engine is gone, as ``resume`` does with one.
 
@@ -162,7 +182,7 @@ class Engine:
         await self._heart.start()
         found = await asyncio.to_thread(self.journal.take_over, self._heart.holder, is_dead)
         taken = [one for one in found if isinstance(one, Taken)]
-        handles = await self._begin(taken, on_progress, on_record)
+        handles = await self._driving.begin(taken, on_progress, on_record)
         left: list[FsmError] = [one for one in found if isinstance(one, JournalCorrupt)]
 
         async def wait_for(migration: str) -> None:
@@ -203,8 +223,8 @@ class Engine:
         case: Case,
         examined: Sequence[Examined],
         *,
-        on_progress: Callable[[Progress], None] | None = None,
-        on_record: Callable[[Record], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_record: OnRecord | None = None,
     ) -> Handle:
         """Take over a migration whose journal is lost: make a record of what the hosts show, and finish it.
 
@@ -215,7 +235,7 @@ class Engine:
         adoption = Adoption(self.connector, self.journal, self.clock, case, examined)
         header, first = await adoption.prepared(self.spec)
         await asyncio.to_thread(self.journal.create, header, first)
-        log.info("migration-adopted", migration=header.migration, domain=header.domain)
+        self.log.info("migration-adopted", migration=header.migration, domain=header.domain)
         return await self._drive(header.migration, on_progress, on_record)
 
     @property
@@ -237,6 +257,15 @@ class Engine:
             await host.close()
         return as_defined(xml, await asyncio.to_thread(self.guard.plan_of, uuid))
 
+    async def domains(self, uri: str = "qemu:///system") -> tuple[DomainFacts, ...]:
+        """All domains of the host at ``uri`` as they are now. Raises ``HostUnreachable``."""
+        return await inventory(self.connector, uri)
+
+    @property
+    def handles(self) -> Mapping[str, Handle]:
+        """What is under way in this engine, by the migrations' ids."""
+        return MappingProxyType(dict(self._driving.handles))
+
     def migrations(self, *, unfinished: bool = False) -> Sequence[Header]:
         """What the journal knows, oldest first. Blocking."""
         return self.journal.headers(unfinished=unfinished)
@@ -244,99 +273,16 @@ class Engine:
     async def _drive(
         self,
         migration: str,
-        on_progress: Callable[[Progress], None] | None,
-        on_record: Callable[[Record], None] | None,
+        on_progress: OnProgress | None,
+        on_record: OnRecord | None,
     ) -> Handle:
         await self._heart.start()
-        lease = await self._acquire(migration)
+        lease = await self._heart.acquire(migration)
         # Read behind the lease: until then another engine may have been writing.
         header = await asyncio.to_thread(self.journal.header, migration)
         taken = Taken(lease, header, await asyncio.to_thread(self.journal.records, migration))
-        handles = await self._begin([taken], on_progress, on_record)
+        handles = await self._driving.begin([taken], on_progress, on_record)
         return handles[0]
 
-    async def _begin(
-        self,
-        taken: Sequence[Taken],
-        on_progress: Callable[[Progress], None] | None,
-        on_record: Callable[[Record], None] | None,
-    ) -> list[Handle]:
-        """Drive what was taken over."""
-        drivers = [self._driver(one, on_progress, on_record) for one in taken]
-        self._driven.update((driver.migration, driver) for driver in drivers)
-        await self._hand_out_requests()
-        handles = []
-        for driver in drivers:
-            task = asyncio.create_task(self._to_the_end(driver), name=f"migration {driver.migration}")
-            handles.append(Handle(driver.migration, task, driver))
-        # A task that is cancelled before its first step never comes to the clean-up at its end.
-        await asyncio.sleep(0)
-        return handles
-
-    def _driver(
-        self,
-        taken: Taken,
-        on_progress: Callable[[Progress], None] | None,
-        on_record: Callable[[Record], None] | None,
-    ) -> Driver:
-        request = converter.structure(taken.header.request, Request)
-        loop = asyncio.get_running_loop()
-
-        def tell_progress(progress: Progress) -> None:
-            if on_progress is not None:
-                loop.call_soon(on_progress, progress)
-
-        def tell_record(record: Record) -> None:
-            if on_record is not None:
-                loop.call_soon(on_record, record)
-
-        return Driver(
-            migration=taken.header.migration,
-            request=request,
-            interpreter=self._interpreter,
-            journal=self.journal,
-            scribe=self._scribe,
-            hosts=Hosts(self._hosts, request),
-            copying=self._copying,
-            clock=self.clock,
-            history=fold(self.spec.initial, taken.records),
-            lease=taken.lease,
-            on_progress=tell_progress,
-            on_record=tell_record,
-        )
-
-    async def _to_the_end(self, driver: Driver) -> Result:
-        try:
-            return await driver.run()
-        finally:
-            letting_go = asyncio.ensure_future(self._let_go(driver))
-            try:
-                await asyncio.shield(letting_go)
-            except asyncio.CancelledError:
-                await asyncio.wait((letting_go,))
-                raise
-
-    async def _let_go(self, driver: Driver) -> None:
-        """Close what the driver used and give its lease back, also when it is cancelled meanwhile."""
-        del self._driven[driver.migration]
-        with suppress(JournalUnavailable):  # then the lease runs out by itself
-            await asyncio.to_thread(self.journal.release, driver.lease)
-        await driver.hosts.close()
-
-    async def _acquire(self, migration: str) -> Lease:
-        """The lease, waited for as long as another engine's may last that has stopped to beat."""
-        acquire = partial(self.journal.acquire, migration, self._heart.holder, is_dead)
-        expires: datetime | None = None
-        while True:  # ends: with the lease, with its holder's next heartbeat, or with any other error
-            try:
-                return await asyncio.to_thread(acquire)
-            except Leased as error:
-                if expires is not None and error.expires > expires:
-                    raise
-                expires = error.expires
-            await asyncio.sleep(BEAT_S)
-
     async def _hand_out_requests(self) -> None:
-        for asked in await asyncio.to_thread(self.journal.asked):
-            if (driver := self._driven.get(asked.migration)) is not None:
-                driver.ask(asked)
+        await self._driving.hand_out_requests()

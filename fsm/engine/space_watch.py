@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
-import structlog
 from attrs import define, field
 
 from fsm.engine import space
@@ -25,8 +24,6 @@ from fsm.hypervisor.port import Host, Watch
 from fsm.hypervisor.uris import safe_text
 from fsm.hypervisor.values import FileFacts, Space
 from fsm.machine.observation import Merge
-
-log = structlog.get_logger("fsm")
 
 # The net below the thresholds; each look makes libvirt read the whole directory.
 POLL_S = 3.0
@@ -84,7 +81,9 @@ class SpaceWatch:
             try:
                 self.shortage = await self._look(source)
             except HostError as error:  # it can't be asked now
-                log.debug("space-unknown", migration=self.context.migration, error=safe_text(str(error)))
+                self.context.log.debug(
+                    "space-unknown", migration=self.context.migration, error=safe_text(str(error))
+                )
             if self.shortage is not None:
                 return
             await self._until_due(thresholds)

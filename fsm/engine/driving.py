@@ -1,0 +1,141 @@
+"""The migrations that an engine drives: begun with what they share, and let go of whatever ends them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+
+from attrs import define, field
+
+from fsm.engine.callbacks import Callbacks, Deliver, OnProgress, OnRecord
+from fsm.engine.clock import Clock
+from fsm.engine.context import Hosts, Progress
+from fsm.engine.driver import Driver
+from fsm.engine.feed import Feed
+from fsm.engine.handle import Handle
+from fsm.engine.history import fold
+from fsm.engine.limits import Limits, Places
+from fsm.engine.log import EventLog
+from fsm.engine.plan import Request, Side
+from fsm.engine.result import Result
+from fsm.engine.scribe import Scribe
+from fsm.hypervisor.port import Connector
+from fsm.hypervisor.uris import safe_uri
+from fsm.journal.port import Journal, JournalUnavailable, Taken
+from fsm.journal.records import Step, converter
+from fsm.machine.interpreter import Interpreter
+from fsm.machine.spec import Spec
+
+
+@define(eq=False)
+class Driving:
+    """One engine's migrations under way. ``connector`` lets changes through while the leases hold."""
+
+    spec: Spec
+    journal: Journal
+    connector: Connector
+    clock: Clock
+    limits: Limits
+    log: EventLog
+    deliver: Deliver | None
+    driven: dict[str, Driver] = field(factory=dict, init=False)
+    handles: dict[str, Handle] = field(factory=dict, init=False)
+    callbacks: Callbacks = field(init=False)
+    places: Places = field(init=False)
+    copying: asyncio.Semaphore = field(init=False)
+    _interpreter: Interpreter = field(init=False)
+    _scribe: Scribe = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.callbacks = Callbacks(self.log, self.deliver)
+        self.places = Places(self.limits)
+        self.copying = asyncio.Semaphore(self.limits.copying)
+        self._interpreter = Interpreter(self.spec)
+        self._scribe = Scribe(self.journal)
+
+    async def begin(
+        self,
+        taken: Sequence[Taken],
+        on_progress: OnProgress | None,
+        on_record: OnRecord | None,
+    ) -> list[Handle]:
+        """Drive what was taken over."""
+        begun = []
+        for one in taken:
+            feed = Feed(one.header.migration, self.journal, max((r.sequence for r in one.records), default=0))
+            driver = self._driver(one, feed)
+            begun.append((driver, feed, self.callbacks.teller(feed, on_progress, on_record), _has_begun(one)))
+            self.driven[driver.migration] = driver
+        await self.hand_out_requests()
+        handles = []
+        for driver, feed, teller, has_begun in begun:
+            work = self._to_the_end(driver, feed, has_begun=has_begun)
+            task = asyncio.create_task(work, name=f"migration {driver.migration}")
+            task.add_done_callback(partial(_end, feed))
+            handles.append(Handle(driver.migration, task, driver, feed, teller))
+            self.handles[driver.migration] = handles[-1]
+        # A task that is cancelled before its first step never comes to the clean-up at its end.
+        await asyncio.sleep(0)
+        return handles
+
+    def _driver(self, taken: Taken, feed: Feed) -> Driver:
+        request = converter.structure(taken.header.request, Request)
+        return Driver(
+            migration=taken.header.migration,
+            request=request,
+            interpreter=self._interpreter,
+            journal=self.journal,
+            scribe=self._scribe,
+            hosts=Hosts(self.connector, request),
+            copying=self.copying,
+            clock=self.clock,
+            history=fold(self.spec.initial, taken.records),
+            lease=taken.lease,
+            log=self.log,
+            on_progress=feed.tell,
+            on_record=feed.tell,
+        )
+
+    async def _to_the_end(self, driver: Driver, feed: Feed, *, has_begun: bool) -> Result:
+        source, destination = (safe_uri(driver.request.uri(side)) for side in Side)
+        waits = partial(feed.tell, Progress(driver.migration, "waiting", 0, 0))
+        place = self.places.place(
+            source, destination, begun=has_begun, unless=driver.abort_requested, waits=waits
+        )
+        try:
+            async with place:
+                return await driver.run()
+        finally:
+            letting_go = asyncio.ensure_future(self._let_go(driver))
+            try:
+                await asyncio.shield(letting_go)
+            except asyncio.CancelledError:
+                await asyncio.wait((letting_go,))
+                raise
+
+    async def _let_go(self, driver: Driver) -> None:
+        """Close what the driver used and give its lease back, also when it is cancelled meanwhile."""
+        del self.driven[driver.migration], self.handles[driver.migration]
+        with suppress(JournalUnavailable):  # then the lease runs out by itself
+            await asyncio.to_thread(self.journal.release, driver.lease)
+        await driver.hosts.close()
+
+    async def hand_out_requests(self) -> None:
+        """Give every driver what was asked of its migration in the journal."""
+        for asked in await asyncio.to_thread(self.journal.asked):
+            if (driver := self.driven.get(asked.migration)) is not None:
+                driver.ask(asked)
+
+
+def _end(feed: Feed, _task: asyncio.Task[Result]) -> None:
+    feed.end()
+
+
+def _has_begun(taken: Taken) -> bool:
+    """Whether its hosts may have been touched: by a transition, or before it was adopted."""
+    return any(
+        record.step is Step.TRANSITION or (record.step, record.name) == (Step.REQUEST, "adopt")
+        for record in taken.records
+    )

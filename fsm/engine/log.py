@@ -1,0 +1,48 @@
+"""Where the engine's events go: to a logger of the embedder's, of structlog or of the standard library."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol, cast
+
+import structlog
+
+NAME = "fsm"
+# What the standard library asks of a library: silent until somebody wants to hear it.
+logging.getLogger(NAME).addHandler(logging.NullHandler())
+
+
+class EventLog(Protocol):
+    """What the engine asks of a logger; every logger of structlog has it."""
+
+    def debug(self, event: str, /, **fields: Any) -> Any:
+        """Log what only a developer wants to know."""
+
+    def info(self, event: str, /, **fields: Any) -> Any:
+        """Log an event."""
+
+    def warning(self, event: str, /, **fields: Any) -> Any:
+        """Log one that somebody should look at."""
+
+
+Logger = logging.Logger | EventLog
+
+
+def event_log(logger: Logger | None = None) -> EventLog:
+    """The event log on ``logger``: structlog's as it is, one of the standard library with JSON as messages.
+
+    None: structlog as the process has configured it; where it has not, the standard library's logger "fsm".
+    Nobody's configuration is changed.
+    """
+    if logger is None:
+        if structlog.is_configured():
+            return cast(EventLog, structlog.get_logger(NAME))
+        logger = logging.getLogger(NAME)
+    if not isinstance(logger, logging.Logger):
+        return logger
+    wrapped = structlog.wrap_logger(
+        logger,
+        processors=[structlog.stdlib.filter_by_level, structlog.processors.JSONRenderer(default=str)],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    return cast(EventLog, wrapped)
