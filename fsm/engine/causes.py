@@ -38,6 +38,8 @@ def of_trigger(trigger: str, seen: Observation, request: Request, migration: str
     match trigger:
         case "abort":
             return Cause("an abort was asked for")
+        case "refuse" | "refuse-start" if seen.engine.abort_requested:
+            return Cause("an abort was asked for")
         case "stop-domain":
             domain = seen.source.domain
             if domain is not None and domain.active:
