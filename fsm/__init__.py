@@ -44,6 +44,7 @@ from fsm.errors import (
     TransitionRefused,
     VerificationFailed,
 )
+from fsm.hypervisor.port import Connector
 from fsm.hypervisor.values import DomainFacts, Tuning
 from fsm.journal.port import DomainBusy, Journal, JournalUnavailable, Leased, LeaseLost
 from fsm.journal.records import Header, Phase, Record, Step
@@ -56,6 +57,7 @@ __all__ = [
     "AdoptionRefused",
     "BadInput",
     "Case",
+    "Connector",
     "Direct",
     "DomainBusy",
     "DomainFacts",

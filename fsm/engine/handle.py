@@ -15,7 +15,7 @@ from fsm.engine.plan import Request
 from fsm.engine.result import Result
 
 
-@define
+@define(eq=False)
 class Handle:
     """A migration under way in an ``Engine``. Its properties and ``abort`` may be used from any thread."""
 
