@@ -7,11 +7,14 @@ are used together.
 have the same methods for programs without and with an event loop; ``Request`` with ``Direct``, ``Tuning``,
 ``Verify`` and ``MergeChoice``; ``Limits``; ``Result`` with ``Finding``.
 
-**Follow**: ``Record`` with ``Step`` and ``Phase``, ``Progress``, ``Header``.
+**Follow**: ``Record`` with ``Step`` and ``Phase``, ``Progress``, ``Header``; ``DomainFacts`` with
+``DomainState``, from ``Engine.domains``.
 
 **Ask beforehand**: ``Guard``, ``Operation``, ``Verdict``, ``check``, ``permits``.
 
 **Find what was left**: ``Case`` and ``Examined``, from ``Engine.examine``; ``Side``.
+
+**Bring your own**: ``Connector`` and ``Journal`` are the ports to hosts and to a store of records.
 
 **Errors**: all are ``FsmError``.
 """
