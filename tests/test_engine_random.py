@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import select
 
+from fsm.engine import driving, heart
 from fsm.engine import engine as engine_module
-from fsm.engine import heart
 from fsm.engine.plan import Side
 from fsm.engine.result import Result
 from fsm.errors import HostUnreachable
@@ -84,7 +84,8 @@ class Accidents(RuleBasedStateMachine):
         self.expired: set[str] = set()
         for target, name, value in (
             (engine_module, "is_dead", self.expired.__contains__),
-            (engine_module, "BEAT_S", 0.0),
+            (driving, "is_dead", self.expired.__contains__),
+            (driving, "BEAT_S", 0.0),
             (heart, "BEAT_S", FOR_EVER_S),
             (heart, "LEASE_S", FOR_EVER_S),
         ):

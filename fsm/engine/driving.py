@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 
 from attrs import define, field
@@ -15,7 +16,9 @@ from fsm.engine.context import Hosts, Progress
 from fsm.engine.driver import Driver
 from fsm.engine.feed import Feed
 from fsm.engine.handle import Handle
+from fsm.engine.heart import BEAT_S
 from fsm.engine.history import fold
+from fsm.engine.holder import is_dead
 from fsm.engine.limits import Limits, Places
 from fsm.engine.log import EventLog
 from fsm.engine.plan import Request, Side
@@ -23,8 +26,8 @@ from fsm.engine.result import Result
 from fsm.engine.scribe import Scribe
 from fsm.hypervisor.port import Connector
 from fsm.hypervisor.uris import safe_uri
-from fsm.journal.port import Journal, JournalUnavailable, Taken
-from fsm.journal.records import Step, converter
+from fsm.journal.port import Journal, JournalUnavailable, Leased, Taken
+from fsm.journal.records import Lease, Step, converter
 from fsm.machine.interpreter import Interpreter
 from fsm.machine.spec import Spec
 
@@ -54,6 +57,22 @@ class Driving:
         self.copying = asyncio.Semaphore(self.limits.copying)
         self._interpreter = Interpreter(self.spec)
         self._scribe = Scribe(self.journal)
+
+    async def acquire(self, migration: str, holder: str) -> Lease:
+        """The lease for ``holder``, waited for as long as another engine's may last that has stopped to beat.
+
+        Raises ``Leased`` when that one goes on to beat, and ``BadInput`` for an unknown migration.
+        """
+        acquire = partial(self.journal.acquire, migration, holder, is_dead)
+        expires: datetime | None = None
+        while True:  # ends: with the lease, with its holder's next heartbeat, or with any other error
+            try:
+                return await asyncio.to_thread(acquire)
+            except Leased as error:
+                if expires is not None and error.expires > expires:
+                    raise
+                expires = error.expires
+            await asyncio.sleep(BEAT_S)
 
     async def begin(
         self,

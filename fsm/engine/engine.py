@@ -277,7 +277,7 @@ class Engine:
         on_record: OnRecord | None,
     ) -> Handle:
         await self._heart.start()
-        lease = await self._heart.acquire(migration)
+        lease = await self._driving.acquire(migration, self._heart.holder)
         # Read behind the lease: until then another engine may have been writing.
         header = await asyncio.to_thread(self.journal.header, migration)
         taken = Taken(lease, header, await asyncio.to_thread(self.journal.records, migration))

@@ -16,10 +16,9 @@ from functools import partial
 
 from attrs import define, field
 
-from fsm.engine.holder import is_dead, new_holder
+from fsm.engine.holder import new_holder
 from fsm.errors import FsmError
-from fsm.journal.port import Journal, JournalUnavailable, Leased, LeaseLost
-from fsm.journal.records import Lease
+from fsm.journal.port import Journal, JournalUnavailable, LeaseLost
 
 LEASE_S = 15.0
 BEAT_S = 1.0
@@ -64,22 +63,6 @@ class Heart:
             self._task.cancel()
             await asyncio.wait((self._task,))
         self._thread.shutdown(wait=False)
-
-    async def acquire(self, migration: str) -> Lease:
-        """The lease, waited for as long as another engine's may last that has stopped to beat.
-
-        Raises ``Leased`` when that one goes on to beat, and ``BadInput`` for an unknown migration.
-        """
-        acquire = partial(self.journal.acquire, migration, self.holder, is_dead)
-        expires: datetime | None = None
-        while True:  # ends: with the lease, with its holder's next heartbeat, or with any other error
-            try:
-                return await asyncio.to_thread(acquire)
-            except Leased as error:
-                if expires is not None and error.expires > expires:
-                    raise
-                expires = error.expires
-            await asyncio.sleep(BEAT_S)
 
     def check(self) -> None:
         """Raise ``LeaseLost`` when it has been too long since the last heartbeat reached the journal."""
