@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import patch
 
@@ -18,10 +19,21 @@ from fsm.journal.records import Record
 from tests.log_helpers import logged
 from tests.simulation import Simulation, check_end, simulate
 
+ENGINES: list[Engine] = []
+
 
 def engine_of(simulation: Simulation) -> Engine:
     """One that calls back as it does by default: in a thread of its own."""
-    return Engine(simulation.journal, simulation.world, clock=simulation.world.clock)
+    ENGINES.append(Engine(simulation.journal, simulation.world, clock=simulation.world.clock))
+    return ENGINES[-1]
+
+
+@pytest.fixture(autouse=True)
+async def ended() -> AsyncIterator[None]:
+    """No thread is left to the next test."""
+    yield
+    while ENGINES:
+        await ENGINES.pop().close()
 
 
 def sequences(simulation: Simulation, handle: Handle) -> list[int]:
@@ -175,9 +187,12 @@ async def test_closing_waits_for_them_but_not_for_ever() -> None:
 
     with logged() as lines, patch.object(callbacks, "ENDING_S", 0):
         async with engine_of(simulation) as engine:
-            await engine.start(simulation.request(), on_record=on_record)
+            handle = await engine.start(simulation.request(), on_record=on_record)
+    with pytest.raises(asyncio.CancelledError):
+        await handle.wait()
     release.set()
-    assert [line["migrations"] for line in named(lines, "callbacks-unfinished")] == [1]
+    unfinished = [line["migration"] for line in named(lines, "callbacks-unfinished")]
+    assert unfinished == [handle.migration]
     with logged() as lines:
         async with engine_of(simulation) as engine:
             (handle,), left = await engine.resume_all(on_record=lambda record: told.append(record.sequence))

@@ -16,7 +16,7 @@ from fsm.engine.engine import Engine
 from fsm.engine.limits import MOST_PASSED, Limits, Places
 from fsm.errors import BadInput
 from fsm.hypervisor.simulated import SimulatedWorld
-from fsm.journal.port import Entry
+from fsm.journal.port import Entry, JournalUnavailable
 from fsm.journal.records import Record
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
 
@@ -145,21 +145,46 @@ async def test_what_has_begun_is_never_held_back() -> None:
     assert (await resumed[waiting.migration].wait()).state == "committed"
 
 
+async def left_behind_preflight(simulation: Simulation, engine: Engine) -> str:
+    """A migration that has passed preflight, whose engine could not write that it begins."""
+    append_all = simulation.journal.append_all
+
+    def refuse(_journal: object, entries: Sequence[Entry]) -> object:
+        if any(entry.record.step == "transition" for entry in entries):
+            raise JournalUnavailable("disk full")
+        return append_all(entries)
+
+    handle = await engine.start(simulation.request())
+    with (
+        patch.object(type(simulation.journal), "append_all", refuse),
+        pytest.raises(JournalUnavailable),
+    ):
+        await handle.wait()
+    return handle.migration
+
+
 async def test_one_that_waits_long_is_not_overdue_for_that() -> None:
     """It had passed preflight when its engine let go; behind a long wait its time starts anew."""
     simulation, world = await with_others()
     engine = engine_of(simulation, Limits(per_host=1))
-    handle = await engine.start(simulation.request())
-    async for event in handle.events:
-        if isinstance(event, Record) and event.name == "preflight" and event.phase == "outcome":
-            break
-    await handle.detach()
-    if any(record.step == "transition" for record in simulation.journal.records(handle.migration)):
-        pytest.skip("it was quicker than the one who listened")
+    migration = await left_behind_preflight(simulation, engine)
     async with occupied(engine, SOURCE, OTHER):
-        handle = await engine.resume(handle.migration)
+        handle = await engine.resume(migration)
         world.clock.pass_until(world.clock.monotonic_s() + 1000)
-    assert (await handle.wait()).state == "committed"
+        assert handle.state == "planned"
+    result = await handle.wait()
+    assert result.state == "committed"
+    await check_end(simulation, result)
+
+
+async def test_what_is_to_be_aborted_does_not_wait_for_that() -> None:
+    simulation, _ = await with_others()
+    engine = engine_of(simulation, Limits(per_host=1))
+    async with occupied(engine, SOURCE, OTHER):
+        handle = await engine.start(simulation.request())
+        await engine.ask(handle.migration, "abort")
+        await handle.detach()
+        assert (await (await engine.resume(handle.migration)).wait()).state == "refused"
 
 
 class TestPlaces:

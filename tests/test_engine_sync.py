@@ -47,8 +47,15 @@ def engine(world: SimulatedWorld, tmp_path: Path) -> Iterator[SyncEngine]:
         yield engine
 
 
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert {thread for thread in threading.enumerate() if thread.name.startswith("fsm")} <= before
+
+
 def threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("fsm-")}
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("fsm-engine")}
 
 
 @pytest.mark.parametrize(("ours", "other"), [(SyncEngine, Engine), (SyncHandle, Handle)])

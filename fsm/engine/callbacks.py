@@ -49,6 +49,11 @@ class CallbackThread:
         """End behind the calls that wait."""
         self._calls.put(None)
 
+    def join(self) -> None:
+        """Wait until it has ended."""
+        if self._thread is not None:
+            self._thread.join()
+
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
@@ -72,6 +77,7 @@ class Teller:
     _told_behind: bool = field(default=False, init=False)
     _progress_failed: bool = field(default=False, init=False)
     _inside: int = field(default=0, init=False)
+    _given_up: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._mailbox = self._feed.listen(self._wake)
@@ -80,6 +86,11 @@ class Teller:
     def inside(self) -> bool:
         """Whether the caller is one of these callbacks."""
         return self._inside == threading.get_ident()
+
+    def give_up(self) -> None:
+        """Tell nothing any more, and let nobody wait for it."""
+        self._given_up = True
+        self.told.set()
 
     def _wake(self) -> None:
         if self._mailbox.missing and not self._told_behind:
@@ -93,6 +104,8 @@ class Teller:
 
     def _next(self) -> None:
         """Tell one event, then let the other migrations have their turn."""
+        if self._given_up:
+            return
         try:
             event = self._mailbox.next()
         except FsmError as error:
@@ -158,11 +171,15 @@ class Callbacks:
 
     async def close(self) -> None:
         """Wait a little for what has not been told yet; behind that nobody is called any more."""
-        waits = [asyncio.ensure_future(teller.told.wait()) for teller in self._tellers]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=ENDING_S)
-            for wait in late:
-                wait.cancel()
-            if late:
-                self.log.warning("callbacks-unfinished", migrations=len(late))
+        tellers = list(self._tellers)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ENDING_S):
+                for teller in tellers:
+                    await teller.told.wait()
+        late = [teller for teller in tellers if not teller.told.is_set()]
+        for teller in late:
+            teller.give_up()
+            self.log.warning("callbacks-unfinished", migration=teller.migration)
         self._thread.end()
+        if not late:
+            await asyncio.to_thread(self._thread.join)

@@ -85,12 +85,14 @@ class Driving:
         for one in taken:
             feed = Feed(one.header.migration, self.journal, max((r.sequence for r in one.records), default=0))
             driver = self._driver(one, feed)
-            begun.append((driver, feed, self.callbacks.teller(feed, on_progress, on_record), _has_begun(one)))
+            begun.append(
+                (driver, feed, self.callbacks.teller(feed, on_progress, on_record), _may_not_wait(one))
+            )
             self.driven[driver.migration] = driver
         await self.hand_out_requests()
         handles = []
-        for driver, feed, teller, has_begun in begun:
-            work = self._to_the_end(driver, feed, has_begun=has_begun)
+        for driver, feed, teller, may_not_wait in begun:
+            work = self._to_the_end(driver, feed, may_not_wait=may_not_wait)
             task = asyncio.create_task(work, name=f"migration {driver.migration}")
             task.add_done_callback(partial(_end, feed))
             handles.append(Handle(driver.migration, task, driver, feed, teller))
@@ -117,11 +119,11 @@ class Driving:
             on_record=feed.tell,
         )
 
-    async def _to_the_end(self, driver: Driver, feed: Feed, *, has_begun: bool) -> Result:
+    async def _to_the_end(self, driver: Driver, feed: Feed, *, may_not_wait: bool) -> Result:
         source, destination = (safe_uri(driver.request.uri(side)) for side in Side)
         waits = partial(feed.tell, Progress(driver.migration, "waiting", 0, 0))
         place = self.places.place(
-            source, destination, begun=has_begun, unless=driver.abort_requested, waits=waits
+            source, destination, begun=may_not_wait, unless=driver.abort_requested, waits=waits
         )
         try:
             async with place:
@@ -152,9 +154,9 @@ def _end(feed: Feed, _task: asyncio.Task[Result]) -> None:
     feed.end()
 
 
-def _has_begun(taken: Taken) -> bool:
-    """Whether its hosts may have been touched: by a transition, or before it was adopted."""
+def _may_not_wait(taken: Taken) -> bool:
+    """Whether its hosts may have been touched, by a transition or before an adoption, or it is to end."""
     return any(
-        record.step is Step.TRANSITION or (record.step, record.name) == (Step.REQUEST, "adopt")
+        record.step is Step.TRANSITION or (record.step is Step.REQUEST and record.name in ("adopt", "abort"))
         for record in taken.records
     )

@@ -86,6 +86,7 @@ class Engine:
         clock: Clock | None = None,
         limits: Limits | None = None,
         log: Logger | None = None,
+        deliver: Deliver | None = None,
     ) -> Engine:
         """An engine on real libvirt hosts unless a ``connector`` is given.
 
@@ -97,7 +98,7 @@ class Engine:
             from fsm.hypervisor.libvirt import LibvirtConnector
 
             connector = LibvirtConnector()
-        settings = clock or SystemClock(), limits or Limits(), log
+        settings = clock or SystemClock(), limits or Limits(), log, deliver
         return cls(journal_of(journal), connector, spec or load_default(), *settings)
 
     async def __aenter__(self) -> Self:

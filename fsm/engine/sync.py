@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from attrs import define, frozen
 
-from fsm.engine.callbacks import OnProgress, OnRecord
+from fsm.engine.callbacks import Deliver, OnProgress, OnRecord
 from fsm.engine.cases import Case, Examined
 from fsm.engine.clock import Clock
 from fsm.engine.context import Progress
@@ -126,10 +126,13 @@ class SyncEngine:
         clock: Clock | None = None,
         limits: Limits | None = None,
         log: Logger | None = None,
+        deliver: Deliver | None = None,
     ) -> SyncEngine:
         """See ``Engine.open``."""
         loop = LoopThread(
-            lambda: Engine.open(journal, connector, spec=spec, clock=clock, limits=limits, log=log)
+            lambda: Engine.open(
+                journal, connector, spec=spec, clock=clock, limits=limits, log=log, deliver=deliver
+            )
         )
         return cls(loop, loop.open())
 
