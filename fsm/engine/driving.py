@@ -85,16 +85,15 @@ class Driving:
         for one in taken:
             feed = Feed(one.header.migration, self.journal, max((r.sequence for r in one.records), default=0))
             driver = self._driver(one, feed)
-            begun.append(
-                (driver, feed, self.callbacks.teller(feed, on_progress, on_record), _may_not_wait(one))
-            )
+            begun.append((driver, feed, _may_not_wait(one)))
             self.driven[driver.migration] = driver
         await self.hand_out_requests()
         handles = []
-        for driver, feed, teller, may_not_wait in begun:
+        for driver, feed, may_not_wait in begun:
+            teller = self.callbacks.teller(feed, on_progress, on_record)
             work = self._to_the_end(driver, feed, may_not_wait=may_not_wait)
             task = asyncio.create_task(work, name=f"migration {driver.migration}")
-            task.add_done_callback(partial(_end, feed))
+            task.add_done_callback(partial(self._ended, feed))
             handles.append(Handle(driver.migration, task, driver, feed, teller))
             self.handles[driver.migration] = handles[-1]
         # A task that is cancelled before its first step never comes to the clean-up at its end.
@@ -138,20 +137,23 @@ class Driving:
 
     async def _let_go(self, driver: Driver) -> None:
         """Close what the driver used and give its lease back, also when it is cancelled meanwhile."""
-        del self.driven[driver.migration], self.handles[driver.migration]
+        del self.driven[driver.migration]
         with suppress(JournalUnavailable):  # then the lease runs out by itself
             await asyncio.to_thread(self.journal.release, driver.lease)
         await driver.hosts.close()
+
+    def _ended(self, feed: Feed, _task: asyncio.Task[Result]) -> None:
+        # Its lease was free a moment before: it may be driven here again.
+        handle = self.handles.get(feed.migration)
+        if handle is not None and handle.ended:
+            del self.handles[feed.migration]
+        feed.end()
 
     async def hand_out_requests(self) -> None:
         """Give every driver what was asked of its migration in the journal."""
         for asked in await asyncio.to_thread(self.journal.asked):
             if (driver := self.driven.get(asked.migration)) is not None:
                 driver.ask(asked)
-
-
-def _end(feed: Feed, _task: asyncio.Task[Result]) -> None:
-    feed.end()
 
 
 def _may_not_wait(taken: Taken) -> bool:
