@@ -19,7 +19,8 @@ from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.values import PoolState
 from fsm.images.base_copy import copy_file
-from fsm.images.nbd_copy import NbdRoute, copy_by_nbd, data_pieces
+from fsm.images.nbd_copy import NbdRoute, copy_by_nbd
+from fsm.images.pieces import data_pieces
 from fsm.images.transfer import whole_file
 from fsm.lab import IMAGES, Lab, LabError, LabHost
 from fsm.lab.process import clean_environment, run, wait_until

@@ -44,6 +44,17 @@ def lab_in(directory: Path, *, access_control: bool = False) -> Iterator[Lab]:
             yield lab
 
 
+@contextmanager
+def slow_link(source: LabHost, rate: str) -> Iterator[None]:
+    """Nothing leaves the host faster than that, in the words of ``tc``."""
+    limit = ["root", "tbf", "rate", rate, "burst", "128kb", "latency", "50ms"]
+    source.run(["tc", "qdisc", "add", "dev", "eth0", *limit])
+    try:
+        yield
+    finally:
+        source.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
+
+
 @define
 class Running:
     """An ``fsm`` command under way, told of by its JSON lines."""

@@ -39,8 +39,18 @@ RESCUED = Rescued("of theirs", ("/images/web-vda.qcow2.rescued", "/images/web-vd
             Record(Step.ACTION, Phase.OUTCOME, "space-short", "transferring", data={"warning": "tight"}),
             "transferring: tight",
         ),
+        (
+            Record(
+                Step.ACTIVITY,
+                Phase.OUTCOME,
+                "copy-bases",
+                "snapshotted",
+                data={"copies_verified": True, "compression": "the link is slow"},
+            ),
+            "snapshotted: copy-bases: the link is slow",
+        ),
     ],
-    ids=["intent", "failure", "activity", "done", "transition", "rescued", "warning"],
+    ids=["intent", "failure", "activity", "done", "transition", "rescued", "warning", "compression"],
 )
 def test_a_record_in_one_line(record: Record, line: str) -> None:
     assert line_of(record) == line

@@ -51,6 +51,15 @@ async def test_the_script_is_told_to_stop_and_tidies_up(tmp_path: Path) -> None:
     assert sign.exists()
 
 
+async def test_what_failed_before_it_was_dismissed_is_told() -> None:
+    async with HERE.running("echo ready; cat >/dev/null; echo broken before >&2; exit 1") as running:
+        assert await running.line(10) == "ready"
+        with pytest.raises(HostError, match="broken before"):
+            await running.dismiss()
+    async with HERE.running("cat >/dev/null") as running:
+        await running.dismiss()
+
+
 async def test_one_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE_S", 0.05)
     async with HERE.running("trap '' TERM HUP; echo $$; exec 0</dev/null; exec sleep 1000") as running:

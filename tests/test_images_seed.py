@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from fsm.errors import HostError
 from fsm.hypervisor.shell import Shell
 from fsm.images import seed as module
-from fsm.images.nbd_copy import HELD, NbdRoute, holding
+from fsm.images.nbd_copy import NbdRoute
+from fsm.images.pieces import FIRST_BYTES, Piece
+from fsm.images.scripts import HELD, holding
 from fsm.images.seed import CHUNK_BYTES, differing_pieces, plant
 
 HERE = Shell("qemu:///system")
@@ -96,3 +98,10 @@ async def test_no_seed(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="No such file"):
         await plant(HERE, str(tmp_path / "no"), str(path), 1)
     assert path.read_bytes() == b"x"
+
+
+def test_the_first_piece_is_small_enough_to_measure_the_link() -> None:
+    chunk, first = CHUNK_BYTES, FIRST_BYTES
+    count = first // chunk + 3
+    pieces = module._differing(["a"] * count, ["b"] * count, count * chunk - 1)
+    assert pieces == [Piece(0, first, first), Piece(first, 3 * chunk - 1, 3 * chunk - 1)]

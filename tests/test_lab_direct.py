@@ -18,6 +18,7 @@ from tests.lab_rig import (
     check_untouched,
     lab_in,
     look,
+    slow_link,
     watched,
 )
 
@@ -70,6 +71,18 @@ def test_nothing_is_lost_by_it(rig: Rig, merge: str) -> None:
     with watched(rig, WEB) as watch:
         done = rig.migrate(WEB.name, source, *by_nbd(rig, source), f"--merge={merge}")
     assert done.returncode == COMMITTED, done.stderr
+    check_kept(rig, WEB, before, destination, watch.acks)
+
+
+def test_over_a_slow_link(rig: Rig) -> None:
+    source = here(rig)
+    destination = rig.other(source)
+    rig.remove_images(destination, WEB)
+    before = look(rig, source, WEB)
+    with watched(rig, WEB) as watch, slow_link(source, "200mbit"):
+        done = rig.migrate(WEB.name, source, *by_nbd(rig, source))
+    assert done.returncode == COMMITTED, done.stderr
+    assert "copy-bases: the link is slow: what waits is compressed" in done.stdout
     check_kept(rig, WEB, before, destination, watch.acks)
 
 

@@ -190,6 +190,8 @@ def line_of(record: Record) -> str:
         return "; ".join(f"note: {note['host']}: {note['message']}; {note['remedy']}" for note in notes)
     if kept_bytes := record.data.get("kept_bytes"):
         return f"{record.state}: {record.name} kept {kept_bytes >> 20} MiB of an interrupted copy"
+    if compression := record.data.get("compression"):
+        return f"{record.state}: {record.name}: {compression}"
     if rescued := record.data.get("rescued"):
         return "; ".join(one.what for one in converter.structure(rescued, list[Rescued]))
     if record.step is Step.TRANSITION and record.phase is Phase.OUTCOME:

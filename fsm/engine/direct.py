@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import urlsplit
 
 from fsm.engine.checks import Finding
@@ -12,7 +13,8 @@ from fsm.engine.plan import Direct, Request, Side
 from fsm.errors import ActionFailed, BadInput, HostError
 from fsm.hypervisor.shell import Shell, default_prefix
 from fsm.hypervisor.values import Base
-from fsm.images.nbd_copy import NbdRoute, Piece, copy_by_nbd, data_pieces
+from fsm.images.nbd_copy import NbdRoute, copy_by_nbd
+from fsm.images.pieces import Piece, data_pieces
 from fsm.images.seed import differing_pieces, plant
 
 Tell = Callable[[str, int, int], None]
@@ -83,14 +85,15 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
     for side, way in ((Side.SOURCE, route.source), (Side.DESTINATION, route.destination)):
         await _expect_same_file(context, side, way, base.path)
     # Commands know no lease: an engine that has lost its own must not get to them.
-    await context.note("send-base", {})
+    may_send = partial(context.note, "send-base", {})
+    await may_send()
     pieces, is_empty = await _pieces_to_send(context, direct, route, base, tell)
     total_bytes = sum(one.data_bytes for one in pieces)
 
     def progress(data_bytes: int, _hole_bytes: int) -> None:
         tell("base copy", data_bytes, total_bytes)
 
-    await copy_by_nbd(
+    told = await copy_by_nbd(
         route,
         base.path,
         base.size_bytes,
@@ -98,7 +101,10 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
         over_zeros=is_empty,
         bandwidth_mib_per_s=context.request.bandwidth_mib_per_s,
         progress=progress,
+        before_more=may_send,
     )
+    if told:
+        context.outcome["compression"] = told
 
 
 async def _pieces_to_send(

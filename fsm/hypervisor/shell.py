@@ -114,6 +114,11 @@ class Running:
             words = self._said.decode(errors="replace").strip() or f"exit status {status}"
             raise HostError(words, host=safe_uri(self.shell.uri), call="shell")
 
+    async def dismiss(self) -> None:
+        """End its input, and wait for its own end, as ``end`` does."""
+        _pipe(self._process.stdin).close()
+        await self.end(GRACE_S)
+
     async def stop(self) -> None:
         """End its input, give it time to tidy up, then kill the command that leads to it."""
         _pipe(self._process.stdin).close()

@@ -3,27 +3,39 @@
 The bytes don't pass through the engine, which only has to be able to run commands on both hosts. Both tools
 are wherever QEMU is. The base is exported raw and read-only, so its internal snapshots come along and nothing
 can change it (https://qemu.readthedocs.io/en/v7.2.0/tools/qemu-nbd.html).
+
+Where the beginning shows the link to be slow, the rest is compressed as far as it has to wait for the link
+(``fsm.images.relay``).
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 import re
 import secrets
 import shlex
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from enum import Enum, auto
+from itertools import accumulate
 
-from attrs import frozen
+from attrs import define, evolve, frozen
 
-from fsm.errors import HostError
+from fsm.errors import HostError, HostUnreachable
 from fsm.hypervisor.shell import ANSWER_S, Running, Shell
 from fsm.hypervisor.uris import safe_uri
+from fsm.images import relay
+from fsm.images.pieces import Piece, most_bytes
+from fsm.images.scripts import HELD, holding, watched
 from fsm.images.transfer import MIB, Progress
 
-PIECE_BYTES = 1024 * MIB
-"""How much data one ``qemu-img`` moves. It tells its progress by hundredths; so they stay small enough to
-see that the copy still moves, however large the file and slow the link is."""
+FAST_MIB_PER_S = 200
+"""A link that carries so much is left alone: one CPU compresses about 100 MiB/s."""
+
+NEAR_LIMIT = 0.8
+"""A copy that reaches so much of the user's limit is bound by that, and not by the link."""
 
 SILENCE_S = 120.0
 """How long a copy may move nothing before it counts as lost: a hundredth of a piece at 0.1 MiB/s."""
@@ -31,21 +43,9 @@ SILENCE_S = 120.0
 PORTS = range(49152, 49216)
 """Where the export listens: libvirt's own ports for migrations, which are open between hosts anyway."""
 
-HELD = "/proc/self/fd/4"
-"""The file that a script holds, whatever bears its name by now; see ``holding``."""
-
 _ATTEMPTS = 8
 _PERCENT = re.compile(r"\((\d+\.\d+)/100%\)")
 _IN_USE = "Address already in use"
-
-
-@frozen
-class Piece:
-    """Bytes of a file that are copied in one go; ``data_bytes`` of them are data, the others hole."""
-
-    offset: int
-    length: int
-    data_bytes: int
 
 
 @frozen
@@ -64,57 +64,6 @@ class NbdRoute:
     tls_directory: str = ""
 
 
-def holding(path: str) -> str:
-    """The first lines of a script that writes, or relies on nobody writing: it opens the file and locks it.
-
-    A script whose engine has died without its host noticing may still be under way. Behind it the next one
-    fails instead of mixing with it; and what it does late it does to the file that it opened, not to one that
-    has got that name since and may be a running guest's.
-    """
-    return f"""\
-exec 4<{shlex.quote(path)} || exit
-flock --nonblock 4 || {{ echo "another command still holds "{shlex.quote(path)} >&2; exit 1; }}"""
-
-
-def watched(lines: str) -> str:
-    """A script whose ``run COMMAND`` is ended, and the script with it, when its input ends."""
-    return f"""\
-exec 3<&0 </dev/null
-trap 'kill "$job" 2>/dev/null; exit 1' HUP INT TERM
-{{ cat <&3; kill -TERM $$; }} >/dev/null 2>&1 4<&- &
-watch=$!
-exec 3<&-
-leave() {{ :; }}
-trap 'kill $watch 2>/dev/null; leave' EXIT
-run() {{ "$@" & job=$!; wait "$job" || exit; }}
-{lines}"""
-
-
-async def data_pieces(shell: Shell, path: str) -> tuple[Piece, ...]:
-    """The file's data as pieces of about ``PIECE_BYTES`` each, in order, with the holes between them.
-
-    Holes of the file are left out where a range begins or ends. Raises ``HostError``.
-    """
-    words = ["qemu-img", "map", "--output=json", "-f", "raw", path]
-    told = await shell.ask(f"exec {shlex.join(words)}", timeout_s=SILENCE_S)
-    extents = [(one["start"], one["length"]) for one in json.loads(told) if one["data"]]
-    return tuple(_pieces(extents))
-
-
-def _pieces(extents: Sequence[tuple[int, int]]) -> list[Piece]:
-    pieces: list[Piece] = []
-    for start, length in extents:
-        taken_bytes = 0
-        while taken_bytes < length:  # bounded: each turn takes at least a byte of the extent
-            if not pieces or pieces[-1].data_bytes >= PIECE_BYTES:
-                pieces.append(Piece(start + taken_bytes, 0, 0))
-            last = pieces[-1]
-            more_bytes = min(length - taken_bytes, PIECE_BYTES - last.data_bytes)
-            taken_bytes += more_bytes
-            pieces[-1] = Piece(last.offset, start + taken_bytes - last.offset, last.data_bytes + more_bytes)
-    return pieces
-
-
 async def copy_by_nbd(
     route: NbdRoute,
     path: str,
@@ -124,12 +73,15 @@ async def copy_by_nbd(
     over_zeros: bool,
     bandwidth_mib_per_s: int = 0,
     progress: Progress | None = None,
-) -> None:
+    before_more: Callable[[], Awaitable[None]] | None = None,
+) -> str:
     """Copy ``pieces`` of the source's file ``path`` into the file of that path at the destination.
 
     That file exists and has the original's length, ``size_bytes``. ``over_zeros``: it is known to read as
     zeros there, so that zeros need not be written. ``bandwidth_mib_per_s`` limits what crosses the network;
-    0: nothing does. ``progress`` is told of the bytes of data done so far.
+    0: nothing does. ``progress`` is told of the bytes of data done so far. ``before_more`` is
+    called before the file is opened once more, and raises if that must not be. Returns what there is to tell
+    about a slow link: that the rest was compressed, or why it was not.
 
     What was written is on the storage, but for what its device still holds (``Storage.make_durable``).
 
@@ -137,48 +89,104 @@ async def copy_by_nbd(
     return, on an error and on a cancel neither host is left with a command that runs.
     """
     if not pieces:
-        return
+        return ""
     name = secrets.token_hex(8)  # whatever else may listen at that port has another name
-    async with _export(route, path, name) as port:
-        words = _Copying(route, path, size_bytes, name, port, over_zeros, bandwidth_mib_per_s)
-        async with route.destination.running(words.script(pieces)) as copying:
-            await _follow(copying, pieces, progress)
-            await copying.end()
+    way = Way.DIRECT if route.tls_directory else Way.MEASURED  # what is encrypted can't be compressed
+    words = _Copying(route, path, size_bytes, name, over_zeros, bandwidth_mib_per_s, way)
+    told = _Told(progress)
+    done = await _copy(words, pieces, told)
+    if done == len(pieces):
+        return ""
+    missing = await _missing_for_relay(route)
+    if before_more is not None:
+        await before_more()
+    await _copy(evolve(words, way=Way.DIRECT if missing else Way.RELAYED), pieces[done:], told)
+    return f"the link is slow, but {missing}" if missing else "the link is slow: what waits is compressed"
 
 
-async def _follow(copying: Running, pieces: Sequence[Piece], progress: Progress | None) -> None:
-    """Tell the progress; ``HostUnreachable`` when there is none for too long."""
-    done_bytes, index = 0, 0
+async def _missing_for_relay(route: NbdRoute) -> str:
+    """Why nothing can be compressed between the two; empty if it can."""
+    both = (route.source, route.destination)
+    for shell, has_it in zip(both, await asyncio.gather(*map(_has_python, both)), strict=True):
+        if not has_it:
+            return f"{safe_uri(shell.uri)} has no Python 3.8, which would compress"
+    return ""
+
+
+async def _has_python(shell: Shell) -> bool:
+    asked = "import sys, zlib; sys.exit(sys.version_info < (3, 8))"
+    return await shell.ask(f"python3 -IS -c {shlex.quote(asked)} >/dev/null 2>&1 && echo yes; true") == "yes"
+
+
+async def _copy(words: _Copying, pieces: Sequence[Piece], told: _Told) -> int:
+    """Copy until all is done, or the link is found to be slow; how many pieces are done."""
+    async with (
+        _export(words) as port,
+        words.route.destination.running(words.script(pieces, port)) as copying,
+    ):
+        done = await _follow(copying, pieces, told)
+        await copying.end()
+    if done < len(pieces) and words.way is not Way.MEASURED:
+        raise HostError(
+            f"the copy of {words.path} ended after {done} of {len(pieces)} pieces",
+            host=safe_uri(words.route.destination.uri),
+            call="nbd",
+        )
+    return done
+
+
+@define
+class _Told:
+    """Tells the progress, of all the scripts of a copy."""
+
+    progress: Progress | None
+    done_bytes: int = 0
+
+    def now(self, more_bytes: int) -> None:
+        if self.progress is not None:
+            self.progress(self.done_bytes + more_bytes, 0)
+
+
+async def _follow(copying: Running, pieces: Sequence[Piece], told: _Told) -> int:
+    """Tell the progress; how many pieces are done. ``HostUnreachable`` when there is none for too long."""
+    index = 0
     while (line := await copying.line(SILENCE_S)) is not None:  # bounded: the script's end, or silence
-        if line == "done" and index < len(pieces):
-            done_bytes += pieces[index].data_bytes
-            index += 1
-            now_bytes = done_bytes
-        elif (percent := _PERCENT.search(line)) and index < len(pieces):
-            now_bytes = done_bytes + int(pieces[index].data_bytes * float(percent[1]) / 100)
-        else:
+        if index == len(pieces):
             continue
-        if progress is not None:
-            progress(now_bytes, 0)
+        if line == "done":
+            told.done_bytes += pieces[index].data_bytes
+            index += 1
+            told.now(0)
+        elif percent := _PERCENT.search(line):
+            told.now(int(pieces[index].data_bytes * float(percent[1]) / 100))
+    return index
 
 
 @asynccontextmanager
-async def _export(route: NbdRoute, path: str, name: str) -> AsyncIterator[int]:
+async def _export(words: _Copying) -> AsyncIterator[int]:
     """The source's file at a port. Ports that somebody else has taken are passed over."""
+    source = words.route.source
     ports = secrets.SystemRandom().sample(PORTS, _ATTEMPTS)
-    for port in ports[:-1]:
-        async with route.source.running(_export_script(route, path, name, port)) as export:
+    for port in ports:
+        async with source.running(_export_script(words, port)) as export:
             if await _is_ready(export):
-                yield port
+                async with _blamed(export):
+                    yield port
                 return
-    async with route.source.running(_export_script(route, path, name, ports[-1])) as export:
-        if not await _is_ready(export):
-            raise HostError(
-                f"no free port among {', '.join(map(str, ports))}",
-                host=safe_uri(route.source.uri),
-                call="nbd",
-            )
-        yield ports[-1]
+    raise HostError(f"no free port among {', '.join(map(str, ports))}", host=safe_uri(source.uri), call="nbd")
+
+
+@asynccontextmanager
+async def _blamed(export: Running) -> AsyncIterator[None]:
+    """What fails because the export has failed is told in the export's words."""
+    try:
+        yield
+    except HostUnreachable:
+        raise
+    except HostError:
+        with suppress(HostUnreachable):
+            await export.dismiss()
+        raise
 
 
 async def _is_ready(export: Running) -> bool:
@@ -194,60 +202,100 @@ async def _is_ready(export: Running) -> bool:
     raise HostError("the export ended at once", host=safe_uri(export.shell.uri), call="nbd")
 
 
-def _export_script(route: NbdRoute, path: str, name: str, port: int) -> str:
+def _export_script(words: _Copying, port: int) -> str:
     """Exports until its input ends. ``--fork`` returns when the socket listens: nothing has to poll."""
-    words = ["qemu-nbd", "--fork", "--read-only", "--persistent", "--shared=2", "--format=raw"]
-    words += [] if route.everywhere else [f"--bind={route.address}"]
-    words += [f"--port={port}", f"--export-name={name}"]
+    route = words.route
+    address = "" if route.everywhere else route.address
+    command = ["qemu-nbd", "--fork", "--read-only", "--persistent", "--shared=2", "--format=raw"]
+    command += [f"--export-name={words.name}"]
+    if words.way is Way.RELAYED:
+        where = '--socket="$own/nbd"'
+        rest = f"""{PROGRAM}
+{relayed("serve", address, port)} "$own/nbd" || {{
+echo the relay at the source ended >&2; exit 1; }}"""
+    else:
+        where = shlex.join([*([f"--bind={address}"] if address else []), f"--port={port}"])
+        rest = "echo ready\ncat >/dev/null"
     if route.tls_directory:
         credentials = (
             f"tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir={_option(route.tls_directory)}"
         )
-        words += ["--object", credentials, "--tls-creds=tls"]
+        command += ["--object", credentials, "--tls-creds=tls"]
     return f"""\
-pid=$(mktemp) || exit
-trap 'kill "$(cat "$pid")" 2>/dev/null; rm -f "$pid"' EXIT
+own=$(mktemp -d) || exit
+trap 'kill "$(cat "$own/pid")" 2>/dev/null; rm -rf "$own"' EXIT
 trap 'exit 1' HUP INT TERM
-{shlex.join(words)} --pid-file="$pid" -- {shlex.quote(path)} || exit
-echo ready
-cat >/dev/null"""
+{shlex.join(command)} {where} --pid-file="$own/pid" -- {shlex.quote(words.path)} || exit
+{rest}"""
+
+
+PROGRAM = f"relay={shlex.quote(inspect.getsource(relay))}"
+"""What a script has to begin with that uses ``relayed``: hosts need nothing of ours."""
+
+
+def relayed(role: str, address: str, port: int) -> str:
+    """A command that is one end of a relay."""
+    return f'python3 -IS -c "$relay" {shlex.join([role, address, str(port)])}'
+
+
+class Way(Enum):
+    """How a copy goes: straight, straight and only the beginning of it if the link is slow, or relayed."""
+
+    DIRECT = auto()
+    MEASURED = auto()
+    RELAYED = auto()
 
 
 @frozen
 class _Copying:
-    """The destination's command."""
+    """What both hosts' commands are made from."""
 
     route: NbdRoute
     path: str
     size_bytes: int
     name: str
-    port: int
     over_zeros: bool
     bandwidth_mib_per_s: int
+    way: Way
 
-    def script(self, pieces: Sequence[Piece]) -> str:
-        """Copies range after range, says "done" behind each, and stops when its input ends.
+    def script(self, pieces: Sequence[Piece], port: int) -> str:
+        """The destination's. Copies range after range, says "done" behind each; stops when its input ends.
 
         Whole blocks are written, so the last one may have made the file longer.
         """
-        lines = "\n".join(f"run {shlex.join(self._command(one))}; echo done" for one in pieces)
+        around = relayed("fetch", self.route.address, port) if self.way is Way.RELAYED else ""
+        runs = [f"run {around} {shlex.join(self._command(one, port))}; echo done" for one in pieces]
+        if self.way is Way.MEASURED:
+            self._measure(pieces, runs)
+        lines = "\n".join(runs)
         return watched(f"""\
 {holding(self.path)}
 leave() {{ truncate --no-create --size={self.size_bytes} {HELD}; }}
+{PROGRAM if self.way is Way.RELAYED else ""}
 {lines}
 leave""")
 
-    def _command(self, one: Piece) -> list[str]:
+    def _measure(self, pieces: Sequence[Piece], runs: list[str]) -> None:
+        """Have the script end behind the first pieces when these took long, in hundredths of a second."""
+        sums = list(accumulate(one.data_bytes for one in pieces))
+        first = next((index for index, data in enumerate(sums) if data >= most_bytes(0)), len(sums))
+        if first + 1 < len(sums):
+            limit = self.bandwidth_mib_per_s
+            expected = min(FAST_MIB_PER_S, limit * NEAR_LIMIT) if limit else FAST_MIB_PER_S
+            most = int(100 * sums[first] / MIB / expected)
+            runs[first] += f"\n[ $(($(now) - began)) -le {most} ] || {{ leave; exit; }}"
+            runs.insert(0, 'now() { read -r up _ </proc/uptime; echo "${up%.*}${up#*.}"; }\nbegan=$(now)')
+
+    def _command(self, one: Piece, port: int) -> list[str]:
         # Out of order and several at once, as ``qemu-img``'s manual advises for what is not compressed. By
         # cache mode "none" the copy does not fill the page cache that guests need, and is on the storage.
         words = ["qemu-img", "convert", "-p", "-n", "-W", "-m", "8", "-t", "none"]
         words += ["--target-is-zero"] if self.over_zeros else []
         words += ["-r", f"{self.bandwidth_mib_per_s}M"] if self.bandwidth_mib_per_s else []
-        source: dict[str, object] = {
-            "driver": "nbd",
-            "export": self.name,
-            "server": {"type": "inet", "host": self.route.address, "port": str(self.port)},
-        }
+        server = {"type": "inet", "host": self.route.address, "port": str(port)}
+        if self.way is Way.RELAYED:
+            server = {"type": "fd", "str": "0"}
+        source: dict[str, object] = {"driver": "nbd", "export": self.name, "server": server}
         if directory := self.route.tls_directory:
             words += ["--object", f"tls-creds-x509,id=tls,endpoint=client,dir={_option(directory)}"]
             source["tls-creds"] = "tls"

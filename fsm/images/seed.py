@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from fsm.errors import HostError
 from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.uris import safe_uri
-from fsm.images.nbd_copy import HELD, SILENCE_S, NbdRoute, Piece, holding, watched
+from fsm.images.nbd_copy import SILENCE_S, NbdRoute
+from fsm.images.pieces import Piece, most_bytes
+from fsm.images.scripts import HELD, holding, watched
 from fsm.images.transfer import MIB
 
 CHUNK_BYTES = 16 * MIB
@@ -76,8 +78,8 @@ def _differing(one: Sequence[str], other: Sequence[str], size_bytes: int) -> lis
         start = index * CHUNK_BYTES
         length = min(CHUNK_BYTES, size_bytes - start)
         last = pieces[-1] if pieces else None
-        if last is not None and last.offset + last.length == start:
-            whole = last.length + length
+        whole = last.length + length if last is not None and last.offset + last.length == start else 0
+        if last is not None and 0 < whole <= most_bytes(len(pieces) - 1):
             pieces[-1] = Piece(last.offset, whole, whole)
         else:
             pieces.append(Piece(start, length, length))

@@ -42,6 +42,7 @@ PUBLIC_DATA = {
     "shared": "disks whose bases both hosts share",
     "created": "files made at the destination",
     "kept_bytes": "bytes of interrupted copies that were found at the destination and kept",
+    "compression": "that the link was slow, and whether bases were compressed on their way",
     "copies_verified": "all copies are made and compared",
     "durable_with_commit": "copies that reach stable storage with the commit's end only",
     "committed_bytes": "bytes that the commit has merged",

@@ -1,0 +1,39 @@
+"""What scripts that write on a host have in common: they hold their file, and end with whoever sent them."""
+
+from __future__ import annotations
+
+import shlex
+
+HELD = "/proc/self/fd/4"
+"""The file that a script holds, whatever bears its name by now; see ``holding``."""
+
+
+def holding(path: str) -> str:
+    """The first lines of a script that writes, or relies on nobody writing: it opens the file and locks it.
+
+    A script whose engine has died without its host noticing may still be under way. Behind it the next one
+    fails instead of mixing with it; and what it does late it does to the file that it opened, not to one that
+    has got that name since and may be a running guest's.
+    """
+    return f"""\
+exec 4<{shlex.quote(path)} || exit
+flock --nonblock 4 || {{ echo "another command still holds "{shlex.quote(path)} >&2; exit 1; }}"""
+
+
+def watched(lines: str) -> str:
+    """A script whose ``run COMMAND`` is ended, and the script with it, when its input ends.
+
+    It waits until the command has ended: what comes behind, such as the file's length, is not undone by it.
+    """
+    return f"""\
+exec 3<&0 </dev/null
+job=
+trap 'kill "$job" 2>/dev/null; [ -z "$job" ] || wait "$job"; exit 1' HUP INT TERM
+{{ cat <&3; kill -TERM $$; }} >/dev/null 2>&1 4<&- &
+watch=$!
+exec 3<&-
+leave() {{ :; }}
+trap 'kill $watch 2>/dev/null; leave' EXIT
+run() {{ "$@" & job=$!; wait "$job" || failed $? "$1"; }}
+failed() {{ [ "$1" -lt 128 ] || echo "$2 was killed" >&2; exit "$1"; }}
+{lines}"""
