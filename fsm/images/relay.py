@@ -239,12 +239,13 @@ def _accept(listener: socket.socket, export: str, failures: list[str]) -> None:
     free = threading.BoundedSemaphore(CONNECTIONS)
 
     def connected(link: socket.socket) -> None:
-        try:
-            _connect(link, export)
-        except OSError as error:
-            failures.append(f"no connection to the export: {error}")
-        finally:
-            free.release()
+        with link, socket.socket(socket.AF_UNIX) as inner:
+            try:
+                inner.connect(export)
+                _join(link, inner)
+            except OSError as error:  # told before the link is closed: then the engine may ask for it
+                failures.append(f"no connection to the export: {error}")
+        free.release()
 
     while True:  # bounded: by the end of this program, which does not wait for this thread
         free.acquire()
@@ -252,18 +253,16 @@ def _accept(listener: socket.socket, export: str, failures: list[str]) -> None:
         threading.Thread(target=connected, args=(link,), daemon=True).start()
 
 
-def _connect(link: socket.socket, export: str) -> None:
-    """Join the two until they end. Raises ``OSError`` if the export can't be reached."""
-    with link, socket.socket(socket.AF_UNIX) as inner:
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        inner.connect(export)
-        asking = threading.Thread(target=carry, args=(link, inner), daemon=True)
-        asking.start()
-        with suppress(OSError):  # the destination has gone, and can tell why
-            pack(inner, link)
-        for one in (link, inner):
-            _shut(one)
-        asking.join()
+def _join(link: socket.socket, inner: socket.socket) -> None:
+    """Carry between the two until they end. Raises ``OSError``."""
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    asking = threading.Thread(target=carry, args=(link, inner), daemon=True)
+    asking.start()
+    with suppress(OSError):  # the destination has gone, and can tell why
+        pack(inner, link)
+    for one in (link, inner):
+        _shut(one)
+    asking.join()
 
 
 def _shut(one: socket.socket) -> None:
@@ -276,7 +275,6 @@ def fetch(address: str, port: int, command: list[str]) -> int:
 
     Told to terminate, it ends the command first: nothing is left that could still write.
     """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     try:
         link = socket.create_connection((address, port), CONNECT_S)
     except OSError as error:
@@ -297,15 +295,22 @@ def fetch(address: str, port: int, command: list[str]) -> int:
             failures.append(f"{address} port {port}: {error}")
         _shut(ours)  # so that the command does not wait for ever
 
-    running = subprocess.Popen(command, stdin=theirs.fileno(), close_fds=False)  # with the script's own file
-    try:
-        theirs.close()
-        asking.start()
-        threading.Thread(target=answers, daemon=True).start()
-        status = running.wait()
-    finally:
-        running.terminate()  # one that has ended is left alone
-        running.wait()
+    begun: list[subprocess.Popen[bytes]] = []
+    told: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        told.append(number)
+        for running in begun:
+            running.terminate()
+
+    signal.signal(signal.SIGTERM, end)
+    begun.append(subprocess.Popen(command, stdin=theirs.fileno(), close_fds=False))  # with the script's file
+    if told:  # while it began
+        begun[0].terminate()
+    theirs.close()
+    asking.start()
+    threading.Thread(target=answers, daemon=True).start()
+    status = begun[0].wait()
     if status and failures:
         _failed(failures[0])
     return 1 if status else 0
