@@ -24,7 +24,6 @@ from fsm.lab.process import (
     kill,
     run,
     send,
-    start_time,
 )
 from fsm.lab.state import HostState
 
@@ -133,9 +132,10 @@ class LabHost:
         """Start libvirtd and wait until it answers."""
         if self.libvirtd_pid() is not None:
             return
-        libvirtd = ["libvirtd", "--daemon", "--listen", "--pid-file", _PID_FILE]
+        libvirtd = [*self.enter, "libvirtd", "--daemon", "--listen", "--pid-file", _PID_FILE]
+        # Outside the host, whose root may have no Python.
         reaper = [sys.executable, "-I", reaper_module.__file__]
-        printed = run(["setsid", "--fork", *self.enter, *reaper, *libvirtd], timeout=timeout)
+        printed = run(["setsid", "--fork", *reaper, *libvirtd], timeout=timeout)
         if not printed.endswith(f"{reaper_module.END_OF_OUTPUT}0\n"):
             raise LabError(f"{self.name}: libvirtd does not start: {printed.strip()}")
         # The daemon detaches once its sockets listen; an answer shows that its drivers are there as well.
@@ -219,9 +219,8 @@ class LabHost:
         if libvirtd is not None:  # first, so that nothing new is started
             kill(libvirtd, self._is_libvirtd)
         # Again until none is found: one of them may have been starting another.
-        # The youngest first, so that the reaper is there to collect them.
         while found := self.pids():
-            for pid in sorted(found, key=start_time, reverse=True):
+            for pid in found:
                 kill(pid, self.contains)
         holder = self.holder
         if holder is not None:  # of an interrupted start, not yet among the processes found above

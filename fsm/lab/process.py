@@ -90,11 +90,6 @@ class ProcessId:
         return _start_time(self.pid) == self.start_time
 
 
-def start_time(pid: int) -> int:
-    """When a process was started, in clock ticks; 0 for one that has ended."""
-    return _start_time(pid) or 0
-
-
 def _start_time(pid: int) -> int | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")

@@ -1,7 +1,8 @@
 """Runs a command and collects all processes that it leaves behind, as a machine's process 1 does.
 
-Started as a program of its own between a host's holder and its libvirtd. Process 1 of a container may collect
-orphans seconds late; libvirt takes a QEMU for alive that long, and a test that kills one would measure that.
+Started as a program of its own between the lab and a host's libvirtd, outside of the host; it ends when the
+last of them has ended. Process 1 of a container may collect orphans seconds late; libvirt takes a QEMU for
+alive that long, and a test that kills one would measure that.
 """
 
 from __future__ import annotations
