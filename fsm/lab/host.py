@@ -25,7 +25,8 @@ from fsm.lab.process import (
     run,
     send,
 )
-from fsm.lab.state import HostState
+from fsm.lab.root import take_root
+from fsm.lab.state import NATIVE_ROOT, HostState
 
 IMAGES = "/var/lib/libvirt/images"
 BOOT = "/var/lib/libvirt/boot"
@@ -269,11 +270,14 @@ def furnish(
     host: LabHost, state: HostState, neighbours: Sequence[HostState], tcp_retries2: int | None
 ) -> None:
     """Give a host whose holder runs its directories, name and configuration."""
+    host.directory.mkdir()
+    if state.root != NATIVE_ROOT:
+        take_root(host.enter, state.root, host.directory)
     for inside, below in _PRIVATE.items():
         private = host.directory / below
-        private.mkdir(parents=True)
+        private.mkdir()
         private.chmod(0o755)
-        Path(inside).mkdir(parents=True, exist_ok=True)  # a package's directory: only /run may lack it
+        host.path(inside).mkdir(parents=True, exist_ok=True)  # a package's directory: only /run may lack it
         host.run(["mount", "--bind", str(private), inside])
     _write(host, "etc/libvirtd.conf", _LIBVIRTD_CONF.format(address=state.address, host_uuid=uuid.uuid4()))
     _write(host, "etc/qemu.conf", _QEMU_CONF.format(address=state.address))
@@ -281,8 +285,9 @@ def furnish(
         host.path(path).mkdir(parents=True, exist_ok=True)
     lines = ["127.0.0.1 localhost", *(f"{one.address} {one.name}" for one in neighbours)]
     _write(host, "hosts", "\n".join(lines) + "\n")
+    host.path("/etc/hosts").touch()
     host.run(["mount", "--bind", str(host.directory / "hosts"), "/etc/hosts"])
-    if Path("/run/dbus").is_dir():
+    if host.path("/run/dbus").is_dir():
         # Out of sight: libvirtd would register its guests with the machine's own systemd and polkit.
         (host.directory / "dbus").mkdir()
         host.run(["mount", "--bind", str(host.directory / "dbus"), "/run/dbus"])

@@ -18,7 +18,7 @@ from fsm.lab.guest import define as define_domain
 from fsm.lab.host import LabHost, StartingHolder, furnish
 from fsm.lab.initramfs import build_initramfs
 from fsm.lab.spec import GuestSpec
-from fsm.lab.state import HostState, LabState
+from fsm.lab.state import NATIVE_ROOT, HostState, LabState
 
 HOST_NAMES = ("alpha", "beta")
 PREPARED_TCP_RETRIES2 = 5
@@ -80,15 +80,17 @@ class Lab(AbstractContextManager["Lab"]):
         host_names: tuple[str, str] = HOST_NAMES,
         tcp_retries2: int | None = PREPARED_TCP_RETRIES2,
         access_control: bool = False,
+        roots: tuple[str, str] = (NATIVE_ROOT, NATIVE_ROOT),
         progress: Callable[[str], None] = lambda _: None,
     ) -> Lab:
         """Make two hosts, and the default guest (or the given one) on the first of them.
 
         ``tcp_retries2=None`` leaves the kernel's default, as on a host that nobody prepared.
-        ``access_control`` has libvirt ask polkit about every call. A failure takes down what was made so
-        far and is raised.
+        ``access_control`` has libvirt ask polkit about every call. ``roots`` are the directories that the
+        hosts have as ``/``, for other versions of libvirt and QEMU; see ``fsm.lab.suite``. A failure takes
+        down what was made so far and is raised.
         """
-        lab = cls(_reserve(name, host_names, access_control=access_control))
+        lab = cls(_reserve(name, host_names, roots, access_control=access_control))
         try:
             progress(f"lab {lab.name}: network {lab._state.subnet}, bridge {lab._state.bridge}")
             build_initramfs(lab.directory / "initrd.img")
@@ -260,14 +262,21 @@ def _domains(host: LabHost) -> tuple[DomainStatus, ...] | None:
         return None
 
 
-def _reserve(name: str | None, host_names: tuple[str, str], *, access_control: bool) -> LabState:
+def _reserve(
+    name: str | None, host_names: tuple[str, str], roots: tuple[str, str], *, access_control: bool
+) -> LabState:
     """Claim a name and a network: state file first, then the bridge that makes the address visible to all."""
+    if access_control and roots != (NATIVE_ROOT, NATIVE_ROOT):
+        raise LabError("a host with a root of its own can't have access control: its users are the machine's")
     with state.locked():
         others = [state.load(other).subnet for other in state.names()]
         described = state.new_state(
             name, network.choose_subnet([*others, *network.used_networks()]), host_names
         )
-        first, second = (attrs.evolve(h, access_control=access_control) for h in described.hosts)
+        first, second = (
+            attrs.evolve(host, access_control=access_control, root=root)
+            for host, root in zip(described.hosts, roots, strict=True)
+        )
         described = attrs.evolve(described, hosts=(first, second))
         directory = state.directory(described.name)
         if (directory / state.STATE_FILE).exists():

@@ -18,6 +18,7 @@ from fsm.lab.errors import LabError
 from fsm.lab.process import ProcessId
 
 STATE_FILE = "state.json"
+NATIVE_ROOT = "/"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 _HOST_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
@@ -34,6 +35,8 @@ class HostState:
     """The process that keeps the host's namespaces alive; None until it was started."""
     access_control: bool = False
     """libvirt's own access control is on."""
+    root: str = NATIVE_ROOT
+    """The directory that is the host's ``/``; see ``fsm.lab.suite``."""
 
 
 @attrs.frozen
