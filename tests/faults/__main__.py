@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import click
 from rich.console import Console
 
 from fsm.lab.process import run
 from fsm.machine.observation import Merge
+from tests.endings import end_as_errors_do
 from tests.faults.cells import FAULTS, STATES, cells
 from tests.faults.run import Stage
 from tests.faults.table import all_right, line_of, save, show
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WIDTH = 160
 
 
@@ -52,8 +50,7 @@ def main(
     """Do every fault in every state, and see that nothing is lost and nothing left behind."""
     if os.geteuid() != 0:
         raise click.UsageError("only root can make the namespaces of a lab")
-    for number in _ENDING:
-        signal.signal(number, _end)
+    end_as_errors_do()
     rows = []
     with Stage(lambda text: click.echo(text, err=True)) as stage:
         for cell in cells(states, faults, Merge(merge), transport) * rounds:
@@ -63,13 +60,6 @@ def main(
     if output is not None:
         save(rows, _machine(), output)
     sys.exit(0 if all_right(rows) else 1)
-
-
-def _end(number: int, _: FrameType | None) -> None:
-    """End as an error would, so that the lab is taken down; a second signal must not disturb that."""
-    for one in _ENDING:
-        signal.signal(one, signal.SIG_IGN)
-    sys.exit(128 + number)
 
 
 def _machine() -> dict[str, object]:
