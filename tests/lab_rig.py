@@ -36,11 +36,13 @@ Event = dict[str, Any]
 
 
 @contextmanager
-def lab_in(directory: Path, *, access_control: bool = False) -> Iterator[Lab]:
+def lab_in(
+    directory: Path, *, access_control: bool = False, roots: tuple[str, str] = ("/", "/")
+) -> Iterator[Lab]:
     """Two hosts without a guest, taken down at the end whatever happens."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FSM_LAB_DIR", str(directory))
-        with Lab.up(guest=False, access_control=access_control) as lab:
+        with Lab.up(guest=False, access_control=access_control, roots=roots) as lab:
             yield lab
 
 

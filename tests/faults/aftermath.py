@@ -20,6 +20,7 @@ class Aftermath:
     instances: int
     acknowledged: int
     writes_lost: int
+    snapshots: int
     snapshots_lost: int
     leftovers: tuple[str, ...]
     wrong: tuple[str, ...]
@@ -30,9 +31,10 @@ def look_after(rig: Rig, spec: GuestSpec, before: Before, acks: Sequence[Ack]) -
     known = [host for host in rig.lab.hosts if spec.name in domains(host)]
     instances = sum(len(host.qemu_pids(spec.name)) for host in rig.lab.hosts)
     leftovers = tuple(line for host in rig.lab.hosts for line in _leftovers(host, spec, before, known))
+    snapshots = len(before.evidence.metadata)
     if not known:
-        lost = sum(len(digests) for digests in before.evidence.digests.values())
-        return Aftermath((), False, instances, len(acks), len(acks), lost, leftovers, ("no domain",))  # noqa: FBT003
+        lost = len(acks), snapshots, snapshots
+        return Aftermath((), False, instances, len(acks), *lost, leftovers, ("no domain",))  # noqa: FBT003
     at = known[0]
     after = evidence.collect(at, spec)
     wrong = [claim.what for claim in evidence.compare(before.evidence, after) if not claim.holds]
@@ -44,6 +46,7 @@ def look_after(rig: Rig, spec: GuestSpec, before: Before, acks: Sequence[Ack]) -
         instances=instances,
         acknowledged=len(acks),
         writes_lost=_writes_lost(at, spec, acks),
+        snapshots=snapshots,
         snapshots_lost=_snapshots_lost(before, after),
         leftovers=leftovers,
         wrong=tuple(wrong),

@@ -1,0 +1,1 @@
+"""Migrations between hosts of different versions of libvirt and QEMU: ``python -m tests.versions``."""

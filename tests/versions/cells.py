@@ -1,0 +1,70 @@
+"""The matrix: pairs of Debian suites, ways to merge, and where the images are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
+
+from attrs import frozen
+
+from fsm.lab import suite
+from fsm.lab.errors import LabError
+from fsm.machine.observation import Merge
+
+MERGES = (Merge.COMMIT, Merge.MIRROR)
+STORAGES = ("copy",)
+"""How the destination gets the images."""
+
+
+@frozen
+class Pair:
+    """The suites of two hosts, the source first."""
+
+    source: str
+    destination: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.destination}"
+
+    @property
+    def suites(self) -> tuple[str, str]:
+        """Both, in the order of a lab's hosts."""
+        return self.source, self.destination
+
+    @property
+    def roots(self) -> tuple[str, str]:
+        """The roots of a lab's hosts."""
+        return suite.root(self.source), suite.root(self.destination)
+
+
+@frozen
+class Cell:
+    """One migration of the matrix."""
+
+    pair: Pair
+    merge: Merge
+    storage: str = STORAGES[0]
+
+    def __str__(self) -> str:
+        return f"{self.pair} {self.merge} {self.storage}"
+
+
+PAIRS = tuple(Pair(*both) for both in combinations_with_replacement(suite.SUITES, 2))
+"""From every suite to itself and to the newer ones: QEMU promises no way back."""
+
+
+def parse(text: str) -> Pair:
+    """A pair as the command line has it. Raises ``LabError`` for anything but two suites that are known."""
+    source, colon, destination = text.partition(":")
+    if not colon:
+        raise LabError(
+            f"{text!r} is no pair of suites", remedy=f"write SOURCE:DESTINATION, such as {PAIRS[1]}"
+        )
+    for name in (source, destination):
+        suite.root(name)
+    return Pair(source, destination)
+
+
+def cells(pairs: Sequence[Pair] = PAIRS, merges: Sequence[Merge] = MERGES) -> list[Cell]:
+    """The matrix, or the part of it with these pairs and merges."""
+    return [Cell(pair, merge, storage) for pair in pairs for merge in merges for storage in STORAGES]
