@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from attrs import frozen
@@ -13,6 +14,10 @@ from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, HostIdentit
 from fsm.machine.observation import DomainState, Job
 
 MIB = 1 << 20
+# From then on libvirt has QEMU load and delete internal snapshots in a job that it names after the snapshot,
+# and QEMU takes few characters in that. Nothing but the version tells of it.
+_SNAPSHOT_JOBS_SINCE = (10, 9, 0)
+_NAME_OF_A_JOB = re.compile(r"[A-Za-z0-9._-]*")
 
 
 @frozen
@@ -214,6 +219,22 @@ def snapshots(found: Iterable[SnapshotMetadata], uri: str) -> list[Finding]:
             uri,
             f"external snapshots can't be carried: {', '.join(external)}",
             "delete them: virsh snapshot-delete",
+        )
+    ]
+
+
+def snapshot_names(found: Iterable[SnapshotMetadata], there: HostIdentity, uri: str) -> list[Finding]:
+    """The destination can go back to the snapshots. They are carried all the same, so this is but a note."""
+    odd = [repr(one.name) for one in found if not _NAME_OF_A_JOB.fullmatch(one.name)]
+    if not odd or there.libvirt_version < _SNAPSHOT_JOBS_SINCE:
+        return []
+    return [
+        Finding(
+            "snapshot-name",
+            uri,
+            f"the names of the snapshots {', '.join(odd)} are kept, but libvirt there can't delete one of "
+            "them while the domain runs, nor revert to one that holds memory: a try leaves it shut off",
+            "a snapshot under a plain name (letters, digits, '.', '_', '-') has no such limits",
         )
     ]
 

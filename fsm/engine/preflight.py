@@ -20,7 +20,7 @@ from fsm.engine.plan import MergeChoice, Plan, PoolBefore, Request, Side, Storag
 from fsm.errors import HostError, HostUnreachable, NotFound
 from fsm.hypervisor.domain_xml import BootFile, boot_files
 from fsm.hypervisor.port import Host
-from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, Overlay, PoolState
+from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, HostIdentity, Overlay, PoolState
 from fsm.journal.port import DomainBusy
 from fsm.journal.records import Data, converter
 from fsm.machine.observation import DomainState, Preflight
@@ -87,16 +87,18 @@ class Inspection:
         hosts = {side: await self._connect(side) for side in Side}
         self.notes += [note for side in Side for note in preparation.kernel(self.request.uri(side))]
         source, destination = hosts[Side.SOURCE], hosts[Side.DESTINATION]
+        there: HostIdentity | None = None
         if source is not None and destination is not None:
             with self._finding("identity", destination.uri):
                 identities = await source.identity(), await destination.identity()
                 self._uuids = identities[0].uuid, identities[1].uuid
+                there = identities[1]
                 self.findings += checks.hosts(*identities, self.request)
                 if self.request.direct is not None:
                     self.findings += await direct.findings(self.request, self.request.direct)
         if source is None:
             return
-        facts = await self._domain(source)
+        facts = await self._domain(source, there)
         if facts is None:
             return
         try:
@@ -114,7 +116,7 @@ class Inspection:
             )
             return None
 
-    async def _domain(self, source: Host) -> DomainFacts | None:
+    async def _domain(self, source: Host, there: HostIdentity | None) -> DomainFacts | None:
         with self._finding("domain", source.uri):
             try:
                 uuid = await source.resolve(self.request.domain)
@@ -133,7 +135,11 @@ class Inspection:
                 self.findings += checks.domain(facts, source.uri)
                 self.findings += checks.disks(facts, self.request)
                 self.findings += checks.excluded_disks(facts, self.request)
-                self.findings += checks.snapshots(await source.snapshots(uuid), source.uri)
+                snapshots = await source.snapshots(uuid)
+                self.findings += checks.snapshots(snapshots, source.uri)
+                if there is not None:
+                    uri = self.request.shown_uri(Side.DESTINATION)
+                    self.notes += checks.snapshot_names(snapshots, there, uri)
             return facts
         return None
 
