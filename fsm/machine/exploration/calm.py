@@ -17,6 +17,7 @@ from fsm.machine.exploration.environment import SIDES, progress
 from fsm.machine.exploration.facts import Facts
 from fsm.machine.exploration.hosts import BOTH, DESTINATION, SOURCE, World
 from fsm.machine.exploration.node import Kind, Next, Node, Step
+from fsm.machine.observation import Merge
 from fsm.machine.spec import Kind as StateKind
 from fsm.machine.spec import Spec
 
@@ -184,17 +185,23 @@ def arrived_is_committed(_spec: Spec, node: Node, future: Future) -> bool:
 
 
 def undisturbed_is_committed(spec: Spec, node: Node, future: Future) -> bool:
-    """A migration that nothing disturbs is committed, however it merges."""
+    """A migration that nothing disturbs is committed, however it merges, and shut off as well."""
     return not begins(spec, node) or future.end == "committed"
 
 
 def begins(spec: Spec, node: Node) -> bool:
     """Whether nothing has happened yet, or only a preflight that has passed."""
-    known = node.facts._replace(preflight="pending", merge="commit", begun=False)
+    facts, life = node.facts, node.world.source.life
+    known = facts._replace(preflight="pending", merge="commit", begun=False)
+    # What was planned of a domain that runs is not for one that is shut off, nor the other way round.
+    fits = not facts.planned or (facts.merge == Merge.NONE) == (life == hosts.SHUT_OFF)
+    place = World().source._replace(life=life)
     return (
         known == Facts(spec.initial)
-        and node == node.idle(world=World(pools=node.facts.planned))
-        and (node.facts.preflight != "refused")
+        and life in (hosts.RUNNING, hosts.SHUT_OFF)
+        and fits
+        and node == node.idle(world=World(place, pools=facts.planned))
+        and facts.preflight != "refused"
     )
 
 
