@@ -1,4 +1,4 @@
-"""Writes into this folder what is generated from states.yaml and from the log's format.
+"""Writes into this folder what is generated: from states.yaml, from the log's format, from virsh's options.
 
 ``--check`` only fails if a file is stale.
 """
@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from fsm.cli import virsh_words
 from fsm.journal.events import json_schema
 from fsm.machine import permissions
 from fsm.machine.diagram import dot, mermaid
@@ -30,6 +31,7 @@ def generated() -> dict[Path, str]:
         DOCS / "machine.dot": dot(machine(spec)),
         DOCS / "event.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         DOCS / "permissions.md": permissions.markdown(spec),
+        DOCS / "virsh-migrate.md": virsh_words.markdown(),
     }
 
 

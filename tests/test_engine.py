@@ -8,7 +8,7 @@ import pytest
 
 from fsm.errors import BadInput, HostUnreachable
 from fsm.hypervisor.simulated import Moment
-from fsm.hypervisor.values import Tuning
+from fsm.hypervisor.values import Tuning, Wiring
 from tests.simulation import DESTINATION, SOURCE, check_end, simulate
 
 THE_PATH = ["planned", "snapshotted", "transferring", "committing-dest", "committed"]
@@ -171,6 +171,13 @@ async def test_bad_requests_touch_nothing() -> None:
         {"tuning": Tuning(parallel=True, compress=True)},
         {"tuning": Tuning(comp_methods=("mt",))},
         {"tuning": Tuning(compress=True, comp_methods=("zstd",))},
+        {"tuning": Tuning(auto_converge_initial=20)},
+        {"tuning": Tuning(auto_converge=True, auto_converge_increment=100)},
+        {"tuning": Tuning(compress=True, comp_methods=("mt",), comp_mt_level=10)},
+        {"tuning": Tuning(compress=True, comp_methods=("mt",), comp_xbzrle_cache=1 << 20)},
+        {"wiring": Wiring(tls_destination="beta")},
+        {"wiring": Wiring(disks_port=65536)},
+        {"wiring": Wiring(disks_port=1, disks_uri="tcp://beta:1")},
     ):
         with pytest.raises(BadInput):
             await simulation.migrate(**changes)

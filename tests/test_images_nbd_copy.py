@@ -23,6 +23,7 @@ from fsm.images.nbd_copy import NbdRoute, Way, copy_by_nbd
 from fsm.images.pieces import Piece, data_pieces
 from fsm.lab import Lab
 from fsm.lab.process import wait_until
+from tests.certificates import make_certificates
 from tests.lab_rig import lab_in, slow_link
 
 MIB = 1024 * 1024
@@ -463,35 +464,3 @@ def relay_at(lab: Lab, role: bytes) -> int:
         if role in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
             return int(pid)
     raise AssertionError(f"no relay: {role!r}")
-
-
-def make_certificates(directory: Path, server: str, authority: Path) -> None:
-    """What QEMU wants in a directory of X.509 files; one authority for all of them."""
-    directory.mkdir()
-    if not (authority / "ca-key.pem").exists():
-        request(authority, "ca", "lab", "basicConstraints=critical,CA:TRUE", "keyUsage=keyCertSign")
-        sign(authority, authority, "ca", "ca")
-    for role, name in (("server", server), ("client", "lab-client")):
-        usage = f"extendedKeyUsage={role}Auth"
-        request(directory, role, name, "keyUsage=digitalSignature", usage, f"subjectAltName=IP:{server}")
-        sign(directory, authority, role, role)
-    (directory / "ca-cert.pem").write_bytes((authority / "ca-cert.pem").read_bytes())
-
-
-def request(directory: Path, role: str, name: str, *extensions: str) -> None:
-    (directory / f"{role}.ext").write_text("\n".join(extensions))
-    words = ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
-    openssl(*words, "-keyout", directory / f"{role}-key.pem", "-out", directory / f"{role}.csr")
-
-
-def sign(directory: Path, authority: Path, role: str, extensions: str) -> None:
-    words: list[str | Path] = ["x509", "-req", "-days", "1", "-in", directory / f"{role}.csr"]
-    if directory == authority:
-        words += ["-signkey", directory / "ca-key.pem"]
-    else:
-        words += ["-CA", authority / "ca-cert.pem", "-CAkey", authority / "ca-key.pem", "-CAcreateserial"]
-    openssl(*words, "-extfile", directory / f"{extensions}.ext", "-out", directory / f"{role}-cert.pem")
-
-
-def openssl(*words: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)

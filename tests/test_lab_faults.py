@@ -95,6 +95,7 @@ GOOD = Aftermath(
     instances=1,
     acknowledged=9,
     writes_lost=0,
+    snapshots=3,
     snapshots_lost=0,
     leftovers=(),
     wrong=(),

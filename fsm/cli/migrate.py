@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from attrs import fields_dict
 
 from fsm.cli.display import Display
 from fsm.cli.drive import drive
-from fsm.engine.bad_input import COMPRESSION
+from fsm.cli.handed_through import handed_through, take
+from fsm.cli.virsh_words import answered
 from fsm.engine.engine import Engine
 from fsm.engine.handle import Handle
 from fsm.engine.plan import Direct, MergeChoice, Request, StorageChoice, Verify
 from fsm.errors import BadInput
-from fsm.hypervisor.values import Tuning
 
 
 @click.command()
@@ -51,17 +50,6 @@ from fsm.hypervisor.values import Tuning
     help="Limit the copy of the bases, and then all streams of the migration together; 0: unlimited.",
 )
 @click.option(
-    "--auto-converge", is_flag=True, help="Slow the guest's CPUs down where memory does not converge."
-)
-@click.option(
-    "--max-downtime",
-    "max_downtime_ms",
-    type=click.IntRange(0),
-    default=0,
-    metavar="MS",
-    help="How long the guest may stand still at the switch-over; 0: libvirt's choice.",
-)
-@click.option(
     "--max-pause",
     "max_pause_ms",
     type=click.IntRange(0),
@@ -69,22 +57,6 @@ from fsm.hypervisor.values import Tuning
     metavar="MS",
     help="How long it may stand still where it would never end otherwise; 0: no longer than ever.",
 )
-@click.option("--parallel", is_flag=True, help="Send memory over several connections.")
-@click.option(
-    "--parallel-connections",
-    type=click.IntRange(0, 255),
-    default=0,
-    metavar="N",
-    help="How many; 0: QEMU's choice.",
-)
-@click.option("--compress", is_flag=True, help="Compress memory on its way.")
-@click.option(
-    "--comp-methods",
-    default="",
-    metavar="METHOD[,METHOD]",
-    help=f"How: {' or '.join(COMPRESSION)}.",
-)
-@click.option("--postcopy", is_flag=True, help="Not possible: see docs/decisions.md.")
 @click.option(
     "--verify",
     # As words: click takes an enum's members by their upper-case names.
@@ -130,28 +102,19 @@ from fsm.hypervisor.values import Tuning
 @click.option("--accept", multiple=True, metavar="CHECK", help="Go on despite this preflight finding.")
 @click.option("--correlation", default="", metavar="ID", help="Your own id for this request, for the log.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result.")
+@handed_through
+@answered
 @click.pass_context
-def migrate(context: click.Context, /, postcopy: bool, as_json: bool, **options: Any) -> None:
+def migrate(context: click.Context, /, as_json: bool, **options: Any) -> None:
     """Migrate DOMAIN live to another host, with its internal snapshots."""
-    if postcopy:
-        raise BadInput(
-            "--postcopy is not possible: a link that breaks then leaves the guest's memory in two halves",
-            remedy="--auto-converge and a longer --max-downtime bring a busy guest to its end",
-        )
-    direct, tuning = _direct(options), _tuning(options)
+    libvirts, direct = take(options), _direct(options)
     options["verify"] = Verify(options["verify"])
-    request = Request(**options, direct=direct, tuning=tuning)
+    request = Request(**options, **libvirts, direct=direct)
 
     async def begin(engine: Engine, display: Display) -> list[Handle]:
         return [await engine.start(request, on_progress=display.progress, on_record=display.record)]
 
     drive(context, begin, as_json=as_json)
-
-
-def _tuning(options: dict[str, Any]) -> Tuning:
-    """Take the options of libvirt's migration out of ``options``."""
-    options["comp_methods"] = tuple(filter(None, options["comp_methods"].split(",")))
-    return Tuning(**{name: options.pop(name) for name in fields_dict(Tuning)})
 
 
 def _direct(options: dict[str, Any]) -> Direct | None:

@@ -8,7 +8,7 @@ from fsm.engine.direct import check_direct
 from fsm.engine.plan import Request
 from fsm.errors import BadInput
 from fsm.hypervisor.uris import safe_uri
-from fsm.hypervisor.values import Tuning
+from fsm.hypervisor.values import Tuning, Wiring
 
 COMPRESSION = ("mt", "xbzrle")
 LONGEST_DOWNTIME_MS = 2_000_000
@@ -35,6 +35,7 @@ def check_request(request: Request) -> None:
     if request.direct is not None:
         check_direct(request, request.direct)
     _check_tuning(request.tuning)
+    _check_wiring(request.wiring)
     if (
         request.max_pause_ms
         and not request.tuning.max_downtime_ms <= request.max_pause_ms <= LONGEST_DOWNTIME_MS
@@ -46,8 +47,35 @@ def check_request(request: Request) -> None:
         )
 
 
+def _check_wiring(wiring: Wiring) -> None:
+    if wiring.tls_destination and not wiring.tls:
+        raise BadInput("a name for the destination's certificate without --tls", remedy="add --tls")
+    if wiring.disks_port and wiring.disks_uri:
+        raise BadInput("--disks-port and --disks-uri exclude each other", remedy="name the port in the URI")
+    if not 0 <= wiring.disks_port <= 65535:
+        raise BadInput(f"port {wiring.disks_port}: 1 to 65535 are possible")
+
+
+def _check_numbers(tuning: Tuning) -> None:
+    for name, most, needed, needs in (
+        ("auto_converge_initial", 99, tuning.auto_converge, "--auto-converge"),
+        ("auto_converge_increment", 99, tuning.auto_converge, "--auto-converge"),
+        ("comp_mt_level", 9, "mt" in tuning.comp_methods, "--comp-methods mt"),
+        ("comp_mt_threads", 255, "mt" in tuning.comp_methods, "--comp-methods mt"),
+        ("comp_mt_dthreads", 255, "mt" in tuning.comp_methods, "--comp-methods mt"),
+        ("comp_xbzrle_cache", 1 << 40, "xbzrle" in tuning.comp_methods, "--comp-methods xbzrle"),
+    ):
+        value: int = getattr(tuning, name)
+        option = f"--{name.replace('_', '-')}"
+        if not 0 <= value <= most:
+            raise BadInput(f"{option} {value}: 1 to {most} are possible")
+        if value and not needed:
+            raise BadInput(f"{option} without {needs}", remedy=f"add {needs}")
+
+
 def _check_tuning(tuning: Tuning) -> None:
     """What libvirt or QEMU would refuse, or take without any effect (tried on 9.0 with 7.2)."""
+    _check_numbers(tuning)
     if not 0 <= tuning.max_downtime_ms <= LONGEST_DOWNTIME_MS:
         raise BadInput(
             f"a downtime of {tuning.max_downtime_ms} ms: 1 to {LONGEST_DOWNTIME_MS} are possible",

@@ -11,7 +11,7 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from fsm.hypervisor.uris import safe_uri
-from fsm.hypervisor.values import Base, Marker, Overlay, PoolState, SnapshotMetadata, Tuning
+from fsm.hypervisor.values import Base, Marker, Overlay, PoolState, SnapshotMetadata, Tuning, Wiring
 from fsm.machine.observation import Merge, Size
 
 
@@ -87,7 +87,8 @@ class Request:
 
     ``domain`` is a name or UUID. ``destination_uri`` is the destination as the engine sees it, ``peer_uri``
     as the source host sees it (the same unless given). ``migrate_uri`` names the address for the memory
-    stream. ``bandwidth_mib_per_s`` limits what crosses the network; 0 means unlimited. ``tuning`` is handed
+    stream. ``bandwidth_mib_per_s`` limits what crosses the network; 0 means unlimited. ``tuning`` and
+    ``wiring`` are handed
     on to libvirt; ``max_pause_ms`` is how long the guest may stand still where it would not end otherwise.
     ``exclude_disks`` names targets to be left alone. ``accept`` names preflight checks whose findings the
     user takes on himself. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
@@ -105,6 +106,7 @@ class Request:
     bandwidth_mib_per_s: int = 0
     connections: int = 4
     tuning: Tuning = field(factory=Tuning)
+    wiring: Wiring = field(factory=Wiring)
     max_pause_ms: int = 0
     exclude_disks: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()

@@ -95,6 +95,7 @@ async def _migration_request(context: Context, source: Host) -> MigrationRequest
         bandwidth_mib_per_s=share_mib_per_s(request.bandwidth_mib_per_s, len(context.planned.targets)),
         unsafe="unsafe" in request.accept,
         tuning=request.tuning,
+        wiring=request.wiring,
     )
 
 

@@ -214,15 +214,42 @@ class PoolState(StrEnum):
 class Tuning:
     """How libvirt's migration is to come to its end, in the words of virsh's options of these names.
 
-    ``max_downtime_ms`` and ``parallel_connections`` 0 leave the choice to libvirt, as no ``comp_methods`` do.
+    A number that is 0 leaves the choice to libvirt, as no ``comp_methods`` do. ``auto_converge_initial`` and
+    ``auto_converge_increment`` are per cent of the guest's CPUs; ``comp_xbzrle_cache`` is in bytes.
+    ``abort_on_error``: an I/O error of the guest ends the migration.
     """
 
     auto_converge: bool = False
+    auto_converge_initial: int = 0
+    auto_converge_increment: int = 0
     max_downtime_ms: int = 0
     parallel: bool = False
     parallel_connections: int = 0
     compress: bool = False
     comp_methods: tuple[str, ...] = ()
+    comp_mt_level: int = 0
+    comp_mt_threads: int = 0
+    comp_mt_dthreads: int = 0
+    comp_xbzrle_cache: int = 0
+    abort_on_error: bool = False
+
+
+@frozen
+class Wiring:
+    """Over what libvirt's migration goes, in the words of virsh's options of these names.
+
+    ``tls``: encrypted, with QEMU's certificates on both hosts; ``tls_destination`` is the name in the
+    destination's, where that is not its address. ``listen_address`` is where the destination listens,
+    ``disks_port`` and ``disks_uri`` where it takes the disks; ``graphics_uri`` is where clients of the
+    display go. What is empty or 0 is libvirt's choice.
+    """
+
+    tls: bool = False
+    tls_destination: str = ""
+    listen_address: str = ""
+    disks_port: int = 0
+    disks_uri: str = ""
+    graphics_uri: str = ""
 
 
 @frozen
@@ -244,6 +271,7 @@ class MigrationRequest:
     bandwidth_mib_per_s: int = 0
     unsafe: bool = False
     tuning: Tuning = field(factory=Tuning)
+    wiring: Wiring = field(factory=Wiring)
 
 
 @frozen

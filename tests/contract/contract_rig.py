@@ -15,7 +15,15 @@ from attrs import evolve, field, frozen, mutable
 
 from fsm.hypervisor.domain_xml import with_disk_sources
 from fsm.hypervisor.port import Connector, Host
-from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, MigrationRequest, Overlay, Tuning
+from fsm.hypervisor.values import (
+    DiskFacts,
+    DomainFacts,
+    FileFacts,
+    MigrationRequest,
+    Overlay,
+    Tuning,
+    Wiring,
+)
 from fsm.machine.observation import DomainState, Job
 
 T = TypeVar("T")
@@ -255,11 +263,18 @@ class Prepared:
         )
 
     async def migrate(
-        self, *, merge: str = "commit", bandwidth_mib_per_s: int = 0, tuning: Tuning | None = None
+        self,
+        *,
+        merge: str = "commit",
+        bandwidth_mib_per_s: int = 0,
+        tuning: Tuning | None = None,
+        wiring: Wiring | None = None,
     ) -> None:
         """Migrate."""
         request = await self.request(merge=merge, bandwidth_mib_per_s=bandwidth_mib_per_s)
-        await self.source.migrate(self.uuid, evolve(request, tuning=tuning or Tuning()))
+        await self.source.migrate(
+            self.uuid, evolve(request, tuning=tuning or Tuning(), wiring=wiring or Wiring())
+        )
 
     async def begin(self, bandwidth_mib_per_s: int) -> asyncio.Task[None]:
         """Migrate slowly in a task of its own; both sides are at work when this returns."""

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from fsm.errors import HostError, NotFound
 from fsm.hypervisor import domain_xml
-from fsm.hypervisor.values import Tuning
+from fsm.hypervisor.values import Tuning, Wiring
 from fsm.machine.observation import DomainState, Job
 from tests.contract.contract_rig import (
     KIB,
@@ -74,6 +74,9 @@ async def test_a_domain_moves_with_its_writes_and_snapshots(rig: Rig, merge: str
         Tuning(parallel=True),
         Tuning(compress=True),
         Tuning(compress=True, comp_methods=("mt", "xbzrle")),
+        Tuning(auto_converge=True, auto_converge_initial=30, auto_converge_increment=20, abort_on_error=True),
+        Tuning(compress=True, comp_methods=("mt",), comp_mt_level=1, comp_mt_threads=2, comp_mt_dthreads=2),
+        Tuning(compress=True, comp_methods=("xbzrle",), comp_xbzrle_cache=1 << 26),
     ],
 )
 async def test_every_tuning_is_taken(rig: Rig, tuning: Tuning) -> None:
@@ -81,6 +84,16 @@ async def test_every_tuning_is_taken(rig: Rig, tuning: Tuning) -> None:
     prepared = await prepare(rig, uuid)
     rig.write(rig.source, uuid, "vda", 0, 64 * KIB, 0x22)
     await prepared.migrate(tuning=tuning)
+    assert (await facts_of(prepared.destination, uuid)).reason == "migrated"
+    assert rig.holds(rig.destination, uuid, "vda", 0, 64 * KIB, 0x22)
+
+
+async def test_where_it_listens_and_takes_the_disks(rig: Rig) -> None:
+    uuid = rig.domain("web")
+    prepared = await prepare(rig, uuid)
+    rig.write(rig.source, uuid, "vda", 0, 64 * KIB, 0x22)
+    everywhere = "0.0.0.0"  # noqa: S104  # of a host that exists inside the lab alone
+    await prepared.migrate(wiring=Wiring(listen_address=everywhere, disks_port=49999))
     assert (await facts_of(prepared.destination, uuid)).reason == "migrated"
     assert rig.holds(rig.destination, uuid, "vda", 0, 64 * KIB, 0x22)
 

@@ -10,7 +10,7 @@ import libvirt
 
 from fsm.hypervisor.libvirt.reading import running_job
 from fsm.hypervisor.libvirt.session import Call, open_connection, perform
-from fsm.hypervisor.values import JobProgress, MigrationRequest, Tuning
+from fsm.hypervisor.values import JobProgress, MigrationRequest
 from fsm.machine.observation import Job
 
 _FLAGS = (
@@ -113,21 +113,40 @@ def _migrate(call: Call, uuid: str, request: MigrationRequest) -> None:
     if request.bandwidth_mib_per_s:
         params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = request.bandwidth_mib_per_s
     tuning = request.tuning
-    flags |= sum(flag for flag, wanted in _flags(tuning) if wanted)
-    if tuning.parallel_connections:
-        params[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = tuning.parallel_connections
-    if tuning.comp_methods:
-        params[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] = list(tuning.comp_methods)
+    flags |= sum(flag for flag, wanted in _flags(request) if wanted)
+    params |= {name: value for name, value in _params(request) if value}
     domain = call.domain(uuid)
     with _downtime(domain, tuning.max_downtime_ms):
         domain.migrateToURI3(request.destination_uri, params, flags)
 
 
-def _flags(tuning: Tuning) -> tuple[tuple[int, bool], ...]:
+def _flags(request: MigrationRequest) -> tuple[tuple[int, bool], ...]:
+    tuning = request.tuning
     return (
         (libvirt.VIR_MIGRATE_AUTO_CONVERGE, tuning.auto_converge),
         (libvirt.VIR_MIGRATE_PARALLEL, tuning.parallel),
         (libvirt.VIR_MIGRATE_COMPRESSED, tuning.compress),
+        (libvirt.VIR_MIGRATE_ABORT_ON_ERROR, tuning.abort_on_error),
+        (libvirt.VIR_MIGRATE_TLS, request.wiring.tls),
+    )
+
+
+def _params(request: MigrationRequest) -> tuple[tuple[str, object], ...]:
+    tuning, wiring = request.tuning, request.wiring
+    return (
+        (libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL, tuning.auto_converge_initial),
+        (libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT, tuning.auto_converge_increment),
+        (libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS, tuning.parallel_connections),
+        (libvirt.VIR_MIGRATE_PARAM_COMPRESSION, list(tuning.comp_methods)),
+        (libvirt.VIR_MIGRATE_PARAM_COMPRESSION_MT_LEVEL, tuning.comp_mt_level),
+        (libvirt.VIR_MIGRATE_PARAM_COMPRESSION_MT_THREADS, tuning.comp_mt_threads),
+        (libvirt.VIR_MIGRATE_PARAM_COMPRESSION_MT_DTHREADS, tuning.comp_mt_dthreads),
+        (libvirt.VIR_MIGRATE_PARAM_COMPRESSION_XBZRLE_CACHE, tuning.comp_xbzrle_cache),
+        (libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION, wiring.tls_destination),
+        (libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS, wiring.listen_address),
+        (libvirt.VIR_MIGRATE_PARAM_DISKS_PORT, wiring.disks_port),
+        (libvirt.VIR_MIGRATE_PARAM_DISKS_URI, wiring.disks_uri),
+        (libvirt.VIR_MIGRATE_PARAM_GRAPHICS_URI, wiring.graphics_uri),
     )
 
 

@@ -1,0 +1,59 @@
+"""libvirt's migration encrypted with QEMU's certificates, between two real hosts."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
+from tests.certificates import make_certificates
+from tests.lab_rig import NEEDS_LAB, Rig, check_kept, check_untouched, lab_in, look, watched
+
+pytestmark = NEEDS_LAB
+
+COMMITTED, ROLLED_BACK = 0, 3
+PKI = "/etc/libvirt/pki"
+WEB = GuestSpec(
+    name="web",
+    disks=(DiskSpec(target="vda", size_mib=32, data_mib=8),),
+    snapshots=(SnapshotSpec("s1"),),
+    live_snapshots=False,
+)
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    directory = tmp_path_factory.mktemp("labs")
+    with lab_in(directory) as lab:
+        lab.define_guest(lab.hosts[0], WEB)
+        yield Rig(lab, directory / "journal.db")
+
+
+def certify(host: LabHost, authority: Path) -> None:
+    """Give a host certificates, and let its libvirtd know."""
+    make_certificates(host.path(PKI), host.address, authority)
+    conf = host.path("/etc/libvirt/qemu.conf")
+    conf.write_text(f'{conf.read_text()}default_tls_x509_cert_dir = "{PKI}"\ndefault_tls_x509_verify = 1\n')
+    host.kill_libvirtd(signal.SIGTERM)
+    host.start_libvirtd()
+
+
+def test_without_certificates_it_goes_back_and_with_them_it_arrives(rig: Rig, tmp_path: Path) -> None:
+    before = look(rig, rig.alpha, WEB)
+    with watched(rig, WEB) as watch:
+        finished = rig.migrate(WEB.name, rig.alpha, "--tls")
+    assert finished.returncode == ROLLED_BACK, finished.stderr
+    check_kept(rig, WEB, before, rig.alpha, watch.acks)
+    check_untouched(rig, before, rig.beta)
+    for host in rig.lab.hosts:
+        certify(host, tmp_path)
+    before = look(rig, rig.alpha, WEB)
+    finished = rig.migrate(WEB.name, rig.alpha, "--tls", "--tls-destination", "somebody.else")
+    assert finished.returncode == ROLLED_BACK, finished.stderr
+    with watched(rig, WEB) as watch:
+        finished = rig.migrate(WEB.name, rig.alpha, "--tls", "--tls-destination", rig.beta.address)
+    assert finished.returncode == COMMITTED, finished.stderr
+    check_kept(rig, WEB, before, rig.beta, watch.acks)
