@@ -157,7 +157,7 @@ async def test_a_qemu_that_hangs_blocks_its_own_domain_only(alpha: LabHost, host
             await host.domain(uuid)
         with pytest.raises(HostUnreachable, match="has not answered"):
             await host.migration_progress(uuid)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2 * DEADLINE_S  # what asking twice would take
         await host.resume(other)
         assert (await facts_of(host, other)).state is DomainState.RUNNING
     finally:
