@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from attrs import define, evolve, field
 
-from fsm.engine import checks, direct, preparation, shared, space
+from fsm.engine import checks, direct, preparation, shared, snapshot_data, space
 from fsm.engine.actions import directory_of, put_back
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
@@ -151,6 +151,7 @@ class Inspection:
             with self._finding("base", source.uri):
                 bases.append(await self._source_file(source, overlay))
         files = [base for base in bases if base is not None]
+        self.notes += await snapshot_data.notes(source, overlays, facts.snapshots)
         live = facts.state is not DomainState.SHUT_OFF
         if live:
             await self._source_space(source, files)
