@@ -11,7 +11,7 @@ import click
 from fsm.lab import LabError, suite
 from fsm.machine.observation import Merge
 from tests.endings import end_as_errors_do
-from tests.versions.cells import MERGES, PAIRS, Pair, cells, parse
+from tests.versions.cells import MERGES, PAIRS, STORAGES, Pair, cells, parse
 from tests.versions.run import run
 from tests.versions.table import all_right, line_of, markdown, save
 
@@ -46,8 +46,18 @@ class PairType(click.ParamType):
     default=[choice.value for choice in MERGES],
     help="This way to merge; repeatable.",
 )
+@click.option(
+    "--storage",
+    "storages",
+    multiple=True,
+    type=click.Choice(STORAGES),
+    default=STORAGES,
+    help="Where the images are; repeatable.",
+)
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Every value.")
-def main(pairs: tuple[Pair, ...], merges: tuple[str, ...], output: Path | None) -> None:
+def main(
+    pairs: tuple[Pair, ...], merges: tuple[str, ...], storages: tuple[str, ...], output: Path | None
+) -> None:
     """Migrate between hosts of different Debian suites, and see that nothing is lost."""
     if os.geteuid() != 0:
         raise click.UsageError("only root can make the namespaces of a lab")
@@ -58,7 +68,7 @@ def main(pairs: tuple[Pair, ...], merges: tuple[str, ...], output: Path | None) 
     except LabError as error:
         raise click.ClickException(f"{error}\n  {error.remedy}") from error
     rows = []
-    for cell in cells(pairs, [Merge(merge) for merge in merges]):
+    for cell in cells(pairs, [Merge(merge) for merge in merges], storages):
         rows.append(run(cell))
         _say(line_of(rows[-1]))
     click.echo(markdown(rows))

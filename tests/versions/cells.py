@@ -12,8 +12,9 @@ from fsm.lab.errors import LabError
 from fsm.machine.observation import Merge
 
 MERGES = (Merge.COMMIT, Merge.MIRROR)
-STORAGES = ("copy",)
-"""How the destination gets the images."""
+COPY, SHARED = "copy", "shared"
+STORAGES = (COPY, SHARED)
+"""How the destination gets the images: as copies, or from a file system that both hosts have mounted."""
 
 
 @frozen
@@ -43,7 +44,7 @@ class Cell:
 
     pair: Pair
     merge: Merge
-    storage: str = STORAGES[0]
+    storage: str = COPY
 
     def __str__(self) -> str:
         return f"{self.pair} {self.merge} {self.storage}"
@@ -65,6 +66,17 @@ def parse(text: str) -> Pair:
     return Pair(source, destination)
 
 
-def cells(pairs: Sequence[Pair] = PAIRS, merges: Sequence[Merge] = MERGES) -> list[Cell]:
-    """The matrix, or the part of it with these pairs and merges."""
-    return [Cell(pair, merge, storage) for pair in pairs for merge in merges for storage in STORAGES]
+def cells(
+    pairs: Sequence[Pair] = PAIRS, merges: Sequence[Merge] = MERGES, storages: Sequence[str] = STORAGES
+) -> list[Cell]:
+    """The matrix, or the part of it with these pairs, merges and storages.
+
+    A mirror would write into a base that the source has open, so nothing is shared by it.
+    """
+    return [
+        Cell(pair, merge, storage)
+        for pair in pairs
+        for merge in merges
+        for storage in storages
+        if (merge, storage) != (Merge.MIRROR, SHARED)
+    ]

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from fsm.lab import DiskSpec, Guest, GuestSpec, LabError, LabHost, SerialWatch, SnapshotSpec, revert
 from tests.faults.aftermath import Aftermath, look_after
 from tests.lab_rig import Event, Rig, lab_in, look
-from tests.versions.cells import Cell
+from tests.versions.cells import SHARED, Cell
 
 RIGHT, WRONG = "right", "wrong"
 COMMITTED = "committed"
@@ -30,6 +30,10 @@ WEB = GuestSpec(
     snapshots=(SnapshotSpec("s1", None, "<first>"), SnapshotSpec("s2", "s1"), SnapshotSpec("s3", "s1")),
 )
 REVERT_TO = "s2"
+DIRECTORY = "/var/lib/libvirt/shared"
+ON_SHARED = evolve(
+    WEB, disks=tuple(evolve(disk, path=f"{DIRECTORY}/web-{disk.target}.qcow2") for disk in WEB.disks)
+)
 
 
 @frozen
@@ -68,24 +72,29 @@ def run(cell: Cell) -> Row:
     with tempfile.TemporaryDirectory(prefix="fsm-versions-") as directory:
         try:
             with lab_in(Path(directory), roots=cell.pair.roots) as lab:
-                lab.define_guest(lab.hosts[0], WEB)
-                return _migrate(cell, Rig(lab, Path(directory) / "journal.db"))
+                spec = WEB
+                if cell.storage == SHARED:
+                    spec = ON_SHARED
+                    lab.share(DIRECTORY)
+                lab.define_guest(lab.hosts[0], spec)
+                return _migrate(cell, spec, Rig(lab, Path(directory) / "journal.db"))
         except (LabError, subprocess.TimeoutExpired) as error:
             return Row(cell, WRONG, f"could not be run: {error}")
 
 
-def _migrate(cell: Cell, rig: Rig) -> Row:
-    before = look(rig, rig.alpha, WEB)
+def _migrate(cell: Cell, spec: GuestSpec, rig: Rig) -> Row:
+    before = look(rig, rig.alpha, spec)
     began = time.monotonic()
-    with SerialWatch(*rig.lab.serial_logs(WEB.name)) as watch:
-        with rig.migrating(WEB.name, rig.alpha, f"--merge={cell.merge}") as running:
+    words = f"--merge={cell.merge}", f"--storage={cell.storage}"
+    with SerialWatch(*rig.lab.serial_logs(spec.name)) as watch:
+        with rig.migrating(spec.name, rig.alpha, *words) as running:
             _, result = running.finish()
         seconds = time.monotonic() - began
         ended = result.get("state", "")
         at = rig.beta if ended == COMMITTED else rig.alpha
-        silent = _problem_of(lambda: Guest(at, WEB.name, WEB).wait_for_writes())
-    after = look_after(rig, WEB, before, watch.acks)
-    reverted = _problem_of(lambda: revert(Guest(at, WEB.name, WEB), REVERT_TO))
+        silent = _problem_of(lambda: Guest(at, spec.name, spec).wait_for_writes())
+    after = look_after(rig, spec, before, watch.acks)
+    reverted = _problem_of(lambda: revert(Guest(at, spec.name, spec), REVERT_TO))
     why = judge(ended, at.name, after, reverted) or silent
     return Row(
         cell,
