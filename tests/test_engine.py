@@ -164,6 +164,7 @@ async def test_bad_requests_touch_nothing() -> None:
         {"source_uri": "nonsense"},
         {"connections": 0},
         {"bandwidth_mib_per_s": -1},
+        {"timeout_s": -1},
         {"tuning": Tuning(max_downtime_ms=-1)},
         {"tuning": Tuning(max_downtime_ms=2_000_001)},
         {"tuning": Tuning(parallel_connections=2)},

@@ -157,6 +157,25 @@ async def test_a_pause_that_is_too_short_does_not_help() -> None:
     await check_end(simulation, result)
 
 
+async def test_a_timeout_ends_it_by_a_pause_however_long() -> None:
+    simulation = await simulate()
+    simulation.world.dirty_memory(simulation.uuid, 100)
+    result = await migrate(simulation, bandwidth_mib_per_s=8, timeout_s=1)
+    assert result.state == "committed", result
+    assert ["after 1 s" in what for what in warnings(simulation, "time-out")] == [True]
+    assert warnings(simulation, "allow-pause") == []
+    await check_end(simulation, result)
+
+
+async def test_a_timeout_that_is_not_reached_does_nothing() -> None:
+    simulation = await simulate()
+    result = await migrate(simulation, timeout_s=100_000)
+    assert result.state == "committed"
+    assert warnings(simulation, "time-out") == []
+    allowed = [call for call in simulation.world.calls if call.name == "allow_downtime"]
+    assert allowed == []
+
+
 def test_a_copy_converges_as_long_as_less_is_left() -> None:
     began = Window(0.0, 0, 100 * MIB)
     assert began.converges(Window(10.0, 16 * MIB, 99 * MIB))

@@ -58,6 +58,14 @@ from fsm.errors import BadInput
     help="How long it may stand still where it would never end otherwise; 0: no longer than ever.",
 )
 @click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.IntRange(0),
+    default=0,
+    metavar="S",
+    help="After so long have the guest stand still until libvirt's migration is over; 0: never.",
+)
+@click.option(
     "--verify",
     # As words: click takes an enum's members by their upper-case names.
     type=click.Choice([choice.value for choice in Verify]),

@@ -8,11 +8,9 @@ from fsm.engine.direct import check_direct
 from fsm.engine.plan import Request
 from fsm.errors import BadInput
 from fsm.hypervisor.uris import safe_uri
-from fsm.hypervisor.values import Tuning, Wiring
+from fsm.hypervisor.values import LONGEST_DOWNTIME_MS, Tuning, Wiring
 
 COMPRESSION = ("mt", "xbzrle")
-LONGEST_DOWNTIME_MS = 2_000_000
-"""QEMU's own bound."""
 
 # Neither libvirt nor a journal takes these; the last are bytes of a command line that are no UTF-8.
 _UNWRITABLE = re.compile("[\0\n\ud800-\udfff]")
@@ -34,6 +32,8 @@ def check_request(request: Request) -> None:
         raise BadInput("the bandwidth can't be negative", remedy="0 means unlimited")
     if request.direct is not None:
         check_direct(request, request.direct)
+    if request.timeout_s < 0:
+        raise BadInput("a timeout can't be negative", remedy="0 means none")
     _check_tuning(request.tuning)
     _check_wiring(request.wiring)
     if (

@@ -21,7 +21,7 @@ from fsm.engine.bandwidth import MIB, SharedBandwidth, longest_rest_s, share_mib
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
 from fsm.errors import ActionFailed, HostError
-from fsm.hypervisor.values import JobProgress
+from fsm.hypervisor.values import LONGEST_DOWNTIME_MS, JobProgress
 from fsm.machine.observation import BlockJob
 
 LOOK_S = 1.0
@@ -157,11 +157,13 @@ class Convergence:
     _memory: MemoryPasses = field(factory=MemoryPasses)
     _looked_at_s: float = field(init=False)
     _pause_allowed: bool = False
+    _began_s: float = field(init=False)
+    _timed_out: bool = False
 
     def __attrs_post_init__(self) -> None:
         self._bandwidth = SharedBandwidth(self.context, taken_over=self.taken_over)
         self._writes = WriteThrottle(self.context, Side.SOURCE)
-        self._looked_at_s = self.context.clock.monotonic_s()
+        self._looked_at_s = self._began_s = self.context.clock.monotonic_s()
 
     async def look(self, progress: JobProgress) -> ActionFailed | None:
         """Look at a job that moves; why it can't end and has to be aborted, None otherwise."""
@@ -178,9 +180,25 @@ class Convergence:
                 retryable=False,
                 remedy="migrate when it writes less, or with more --bandwidth",
             )
+        timeout_s = self.context.request.timeout_s
+        if timeout_s and not self._timed_out and now_s - self._began_s >= timeout_s:
+            await self._end_by_a_pause(progress)
         if self._memory.stand_still(progress, now_s):
             return await self._allow_pause(progress)
         return None
+
+    async def _end_by_a_pause(self, progress: JobProgress) -> None:
+        """What ``virsh migrate --timeout`` does by suspending the guest: QEMU stops it and sends the rest.
+
+        A suspension would have to be undone at whichever host the guest is behind it.
+        """
+        self._timed_out = True
+        self._memory.begin_again(progress, self.context.clock.monotonic_s())
+        source, request = await self.context.host(Side.SOURCE), self.context.request
+        what = f"{source.uri}: the migration is not over after {request.timeout_s} s"
+        await self.context.note("time-out", {"warning": f"{what}; the guest may stand still until it is"})
+        with suppress(HostError):  # the job's end tells
+            await source.allow_downtime(self.context.planned.domain_uuid, LONGEST_DOWNTIME_MS)
 
     async def _mirrors(self) -> dict[str, BlockJob]:
         """The mirrors under way; none where the source does not tell, which may be busy in QEMU."""

@@ -89,7 +89,9 @@ class Request:
     as the source host sees it (the same unless given). ``migrate_uri`` names the address for the memory
     stream. ``bandwidth_mib_per_s`` limits what crosses the network; 0 means unlimited. ``tuning`` and
     ``wiring`` are handed
-    on to libvirt; ``max_pause_ms`` is how long the guest may stand still where it would not end otherwise.
+    on to libvirt; ``max_pause_ms`` is how long the guest may stand still where it would not end otherwise;
+    ``timeout_s`` after how long libvirt's migration is ended by letting it stand still for as long as that
+    takes, 0: never.
     ``exclude_disks`` names targets to be left alone. ``accept`` names preflight checks whose findings the
     user takes on himself. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
     ``correlation`` is the caller's own id for this request; every event of the log carries it.
@@ -108,6 +110,7 @@ class Request:
     tuning: Tuning = field(factory=Tuning)
     wiring: Wiring = field(factory=Wiring)
     max_pause_ms: int = 0
+    timeout_s: int = 0
     exclude_disks: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
     direct: Direct | None = None

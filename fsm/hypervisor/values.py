@@ -9,6 +9,8 @@ from attrs import evolve, field, frozen
 from fsm.machine.observation import BlockJob, DomainState, Job, Merge, Size
 
 SECTOR_BYTES = 512
+LONGEST_DOWNTIME_MS = 2_000_000
+"""QEMU's own bound."""
 
 
 @frozen
