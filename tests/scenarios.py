@@ -16,6 +16,7 @@ from fsm.engine.space_watch import POLL_S
 from fsm.errors import HostUnreachable
 from fsm.hypervisor.simulated import Denied, Moment, commit, domains, files, images
 from fsm.hypervisor.simulated.state import HostState, Instance, WorldState
+from fsm.machine.observation import DomainState
 from tests.lives import Life
 from tests.simulation import DESTINATION, IMAGES, SOURCE, Simulation
 
@@ -27,18 +28,19 @@ Arrange = Callable[[Simulation, Life], None]
 
 @frozen
 class Scenario:
-    """``request`` is what differs from the plain request."""
+    """``request`` is what differs from the plain request, ``state`` the domain's before it."""
 
     arrange: Arrange
     request: dict[str, object] = field(factory=dict)
+    state: DomainState = DomainState.RUNNING
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def _scenario(**request: object) -> Callable[[Arrange], Arrange]:
+def _scenario(state: DomainState = DomainState.RUNNING, **request: object) -> Callable[[Arrange], Arrange]:
     def add(arrange: Arrange) -> Arrange:
-        SCENARIOS[arrange.__name__.replace("_", "-")] = Scenario(arrange, request)
+        SCENARIOS[arrange.__name__.replace("_", "-")] = Scenario(arrange, request, state)
         return arrange
 
     return add
@@ -57,6 +59,16 @@ def plain(_simulation: Simulation, _life: Life) -> None:
 @_scenario(merge=Merge.MIRROR)
 def merged_by_mirror(_simulation: Simulation, _life: Life) -> None:
     """Nothing happens, another way of merging."""
+
+
+@_scenario(DomainState.SHUT_OFF)
+def shut_off(_simulation: Simulation, _life: Life) -> None:
+    """Nothing happens, to a domain that is shut off."""
+
+
+@_scenario(DomainState.SHUT_OFF)
+def copies_of_one_that_is_shut_off_can_not_be_made(simulation: Simulation, _life: Life) -> None:
+    simulation.world.fail("create_sparse")
 
 
 @_scenario()

@@ -18,6 +18,7 @@ from fsm.engine.result import Result
 from fsm.journal.records import Record
 from fsm.machine.conditions import CONDITIONS
 from fsm.machine.loader import load_default
+from fsm.machine.observation import DomainState
 from fsm.machine.spec import Row
 from fsm.machine.vocabulary import ACTIONS, ACTIVITIES
 from tests.accidents import FAULTS, Happening
@@ -30,10 +31,10 @@ LIVES = 8
 LIVE = [name for name in SPEC.states if not SPEC.is_final(name)]
 # A scenario that comes through the state with nothing else going on there.
 THROUGH = {
-    "planned": ("plain",),
-    "snapshotted": ("plain", "merged-by-mirror"),
-    "transferring": ("plain", "merged-by-mirror"),
-    "committing-dest": ("plain", "merged-by-mirror"),
+    "planned": ("plain", "shut-off"),
+    "snapshotted": ("plain", "merged-by-mirror", "shut-off"),
+    "transferring": ("plain", "merged-by-mirror", "shut-off"),
+    "committing-dest": ("plain", "merged-by-mirror", "shut-off"),
     "rolling-back-source": ("destination-qemu-killed", "destination-qemu-killed-while-merging-by-mirror"),
     "stuck": ("source-can-not-commit",),
 }
@@ -57,7 +58,7 @@ class Story:
 
 async def live(name: str, strike: Happening | None = None, at: int = -1) -> Story:
     """A scenario through one engine after another; ``strike`` happens at the point of that number."""
-    simulation = await simulate()
+    simulation = await simulate(state=SCENARIOS[name].state)
     points: list[Point] = []
 
     def hook(life: Life, point: Point) -> None:
@@ -100,12 +101,12 @@ def points_of(name: str) -> dict[Point, int]:
 
 
 @cache
-def all_points() -> dict[tuple[object, Point], tuple[str, int]]:
+def all_points() -> dict[tuple[object, DomainState, Point], tuple[str, int]]:
     """Every point that an engine comes to, on every way to it: the first scenario that does, and when."""
     found: dict[tuple[object, Point], tuple[str, int]] = {}
     for name, scenario in SCENARIOS.items():
         for point, number in points_of(name).items():
-            found.setdefault((scenario.request.get("merge"), point), (name, number))
+            found.setdefault((scenario.request.get("merge"), scenario.state, point), (name, number))
     return found
 
 
@@ -136,7 +137,7 @@ def _takes(row: Row, intent: Record) -> bool:
 @pytest.mark.parametrize(("state", "moment"), KILLS)
 async def test_engine_killed(state: str, moment: str) -> None:
     """At every record and at every call, on every way that the scenarios come to it."""
-    for (_, point), (name, number) in all_points().items():
+    for (_, _, point), (name, number) in all_points().items():
         if (point.state, point.moment) == (state, moment):
             await live(name, KILL, number)
 
