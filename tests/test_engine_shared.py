@@ -179,3 +179,13 @@ async def test_a_probe_that_a_died_engine_left_is_removed() -> None:
     assert result is not None
     assert result.state == "refused"
     await check_end(simulation, result)
+
+
+async def test_a_probe_that_can_not_be_removed_keeps_no_migration_from_its_end() -> None:
+    simulation = await simulate(ON_SHARED)
+    world = simulation.world
+    world.at("create_sparse", lambda: world.fail("remove", host=SOURCE, times=1), when="after")
+    result = await simulation.migrate(**AUTO)
+    assert result.state in ("committed", "refused")
+    for path in [path for path in world.files(SOURCE) if path.endswith(".probe")]:
+        assert any(path in left for left in result.left_behind)

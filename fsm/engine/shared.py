@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
 from fsm.engine.plan import Request, Side, StorageChoice
-from fsm.errors import ActionFailed
+from fsm.engine.removal import leave
+from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DomainFacts, Overlay
 
@@ -44,11 +45,13 @@ async def is_shared(context: Context, source: Host, destination: Host, overlay: 
 
 
 async def remove_probes(context: Context) -> None:
-    """Remove what an engine that died while it looked has left at the source."""
-    if context.history.probes and not context.is_fenced(Side.SOURCE):
-        source = await context.host(Side.SOURCE)
-        for path in context.history.probes:
-            await source.storage.remove(path)
+    """Remove what an engine that died while it looked has left at the source, or tell of it."""
+    for path in context.history.probes:
+        try:
+            await (await context.host(Side.SOURCE)).storage.remove(path)
+        except HostError:
+            # An empty file harms nobody; no migration fails for it.
+            leave(context, f"{context.request.shown_uri(Side.SOURCE)}: {path}, if it is there at all")
 
 
 def findings(facts: DomainFacts, overlays: Iterable[Overlay], request: Request) -> list[Finding]:
