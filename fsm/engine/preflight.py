@@ -151,7 +151,6 @@ class Inspection:
             with self._finding("base", source.uri):
                 bases.append(await self._source_file(source, overlay))
         files = [base for base in bases if base is not None]
-        self.notes += await snapshot_data.notes(source, overlays, facts.snapshots)
         live = facts.state is not DomainState.SHUT_OFF
         if live:
             await self._source_space(source, files)
@@ -165,6 +164,7 @@ class Inspection:
         else:
             self.notes += [evolve(note, remedy="so its overlay is committed there") for note in against]
         self.notes += checks.bandwidth(self.request, len(overlays))
+        self.notes += await snapshot_data.notes(source, overlays, facts.snapshots)
         if destination is not None:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)
