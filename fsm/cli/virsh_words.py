@@ -83,6 +83,7 @@ WORDS = (
     Word(
         "migrate-disks-detect-zeroes", Answer.REFUSED, "holes of an image stay holes without it", takes=True
     ),
+    Word("migrate-disks-target-zero", Answer.REFUSED, "it has not been tried", takes=True),
     Word("disks-port", Answer.SAME, takes=True),
     Word("disks-uri", Answer.SAME, takes=True),
     Word("comp-methods", Answer.SAME, takes=True),
