@@ -141,6 +141,11 @@ def _nbdcopy(base: Base) -> None:
     base.destination.run(["nbdcopy", "--destination-is-zero", _nbd(base), base.path], timeout=TIMEOUT_S)
 
 
+def _nbdcopy_flushed(base: Base) -> None:
+    words = ["--destination-is-zero", "--flush", _nbd(base), base.path]
+    base.destination.run(["nbdcopy", *words], timeout=TIMEOUT_S)
+
+
 def _cp(base: Base) -> None:
     files = [str(host.path(base.path)) for host in base.lab.hosts]
     run(["cp", "--sparse=always", "--reflink=never", "--", *files], timeout=TIMEOUT_S)
@@ -150,6 +155,7 @@ STREAMS = "fsm streams"
 NBD = "fsm nbd"
 QEMU_IMG = "qemu-img over NBD"
 NBDCOPY = "nbdcopy"
+NBDCOPY_FLUSHED = "nbdcopy --flush"
 CP = "cp"
 COPIES = (
     Copy(
@@ -175,6 +181,13 @@ COPIES = (
         needs="qemu-nbd",
     ),
     Copy(NBDCOPY, "qemu-nbd at the source, nbdcopy at the destination", _nbdcopy, _export, needs="nbdcopy"),
+    Copy(
+        NBDCOPY_FLUSHED,
+        "the same, and that the bytes are written to the disk",
+        _nbdcopy_flushed,
+        _export,
+        needs="nbdcopy",
+    ),
     Copy(
         CP, "cp --sparse=always on this machine, no network", _cp, lambda _: nullcontext(), copies_file=True
     ),

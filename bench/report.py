@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import goals
-from bench.copies import NBDCOPY, QEMU_IMG
+from bench.copies import NBDCOPY, NBDCOPY_FLUSHED, QEMU_IMG
 from bench.figures import Metric, Spread, compared
 from bench.migrations import PAUSE, VIRSH
 from bench.results import Kind, Results, Run
@@ -54,7 +54,7 @@ def _moved_mib(run: Run) -> float:
     return (run.sent_bytes + run.copied_bytes) / MIB
 
 
-_USUAL = {Kind.MIGRATION: ((VIRSH,),), Kind.BASE_COPY: ((NBDCOPY, QEMU_IMG),)}
+_USUAL = {Kind.MIGRATION: ((VIRSH,),), Kind.BASE_COPY: ((NBDCOPY, QEMU_IMG), (NBDCOPY_FLUSHED,))}
 _DOWNTIME = {Kind.MIGRATION: ((VIRSH,), (PAUSE,))}
 COLUMNS = (
     Column("seconds", "seconds", lambda run: run.seconds, 2, _USUAL),
