@@ -224,6 +224,7 @@ class Inspection:
         with self._finding("destination", destination.uri):
             xml = await source.domain_xml(facts.uuid)
             self.findings += checks.shut_off(facts, xml, source.uri)
+            self.findings += checks.variable_store(facts, xml, source.uri)
             for objection in await destination.objections(xml):
                 self.findings.append(
                     Finding("incompatible", destination.uri, objection, "choose a host that supports it")
@@ -231,6 +232,8 @@ class Inspection:
             for key in dict.fromkeys((facts.uuid, facts.name)):
                 await self._expect_no_domain(destination, key)
             for file in (*boot_files(xml), *self._left_alone(facts)):
+                if file.kind == "nvram":
+                    continue  # libvirt makes it from its template, and its content comes with the memory
                 if await self._stat_or_none(destination, file.path) is None:
                     self.findings.append(checks.boot_file_missing(file, facts.name, destination.uri))
 

@@ -168,6 +168,13 @@ def own_state(xml: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def variables_in_qcow2(xml: str) -> str:
+    """The file of a domain's UEFI variables, where that is a qcow2 image; else empty."""
+    if parse(xml).find("os/nvram[@format='qcow2']") is None:
+        return ""
+    return next((file.path for file in boot_files(xml) if file.kind == "nvram"), "its file")
+
+
 def graphics_password(xml: str) -> str | None:
     """The password of the domain's display, None where it has none or does not show it."""
     found = [graphics.get("passwd") for graphics in parse(xml).iterfind("devices/graphics")]
