@@ -130,7 +130,7 @@ def test_what_a_migration_in_progress_is_told_to_be(rig: Rig, guest: tuple[Guest
     """Driven, with its journal; without it not to be adopted while libvirt's job runs."""
     spec, before = guest
     with watched(rig, spec) as watch:
-        with rig.migrating(spec.name, rig.alpha, "--bandwidth", "3", *COMMIT) as running:
+        with rig.migrating(spec.name, rig.alpha, "--bandwidth", "5", *COMMIT) as running:
             assert running.until(memory_moves), running.errors.read_text()
             code, events, errors = doctor(rig)
             assert code == COMMITTED, errors
