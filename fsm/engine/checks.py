@@ -122,13 +122,15 @@ def shut_off(facts: DomainFacts, xml: str, uri: str) -> list[Finding]:
 def variable_store(facts: DomainFacts, xml: str, uri: str) -> list[Finding]:
     """No snapshot has a part of its own among the UEFI variables.
 
-    Newer versions of libvirt keep it in a qcow2 file of variables. The destination's is made anew, and what
-    comes with the memory is only what the variables are now.
+    libvirt 12.8 keeps it in a qcow2 file of variables (9.0 takes no snapshot of such a domain). The
+    destination's is made anew, and what comes with the memory is only what the variables are now.
     """
     if not facts.snapshots or not (path := domain_xml.variables_in_qcow2(xml)):
         return []
     what = f"{path} holds what {facts.name}'s snapshots keep of its UEFI variables: they would be lost"
-    return [Finding("variable-store", uri, what, "delete the snapshots: virsh snapshot-delete")]
+    return [
+        Finding("variable-store", uri, what, "delete the snapshots, or lose that: --accept variable-store")
+    ]
 
 
 def disks(facts: DomainFacts, request: Request) -> list[Finding]:
