@@ -1,4 +1,4 @@
-"""libvirt's migration encrypted with QEMU's certificates, between two real hosts."""
+"""libvirt's migration encrypted with QEMU's certificates, and where it listens, between two real hosts."""
 
 from __future__ import annotations
 
@@ -41,6 +41,22 @@ def certify(host: LabHost, authority: Path) -> None:
     host.start_libvirtd()
 
 
+ELSEWHERE = "192.0.2.1"
+"""An address that is nobody's."""
+
+
+@pytest.mark.parametrize(
+    "words", [("--listen-address", ELSEWHERE), ("--disks-uri", f"tcp://{ELSEWHERE}:49170")]
+)
+def test_where_the_destination_is_to_listen_is_handed_through(rig: Rig, words: tuple[str, str]) -> None:
+    before = look(rig, rig.alpha, WEB)
+    with watched(rig, WEB) as watch:
+        finished = rig.migrate(WEB.name, rig.alpha, *words)
+    assert finished.returncode == ROLLED_BACK, finished.stderr
+    assert "Cannot assign requested address" in finished.stderr
+    check_kept(rig, WEB, before, rig.alpha, watch.acks)
+
+
 def test_without_certificates_it_goes_back_and_with_them_it_arrives(rig: Rig, tmp_path: Path) -> None:
     before = look(rig, rig.alpha, WEB)
     with watched(rig, WEB) as watch:
@@ -53,7 +69,9 @@ def test_without_certificates_it_goes_back_and_with_them_it_arrives(rig: Rig, tm
     before = look(rig, rig.alpha, WEB)
     finished = rig.migrate(WEB.name, rig.alpha, "--tls", "--tls-destination", "somebody.else")
     assert finished.returncode == ROLLED_BACK, finished.stderr
+    there = rig.beta.address
+    words = ("--listen-address", there, "--disks-uri", f"tcp://{there}:49170")
     with watched(rig, WEB) as watch:
-        finished = rig.migrate(WEB.name, rig.alpha, "--tls", "--tls-destination", rig.beta.address)
+        finished = rig.migrate(WEB.name, rig.alpha, "--tls", "--tls-destination", there, *words)
     assert finished.returncode == COMMITTED, finished.stderr
     check_kept(rig, WEB, before, rig.beta, watch.acks)
