@@ -1,4 +1,4 @@
-"""What the simulated hypervisor has besides the port: faults, accidents, time, guests and copies of itself.
+"""What the simulated hypervisor has besides the port: time, guests and copies of itself.
 
 That it behaves like libvirt is what the contract tests show.
 """
@@ -8,79 +8,21 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Awaitable, Callable
 
 import pytest
 
-from fsm.errors import HostError, HostUnreachable, NotFound, OutcomeUnknown
+from fsm.errors import HostError, NotFound
 from fsm.hypervisor.domain_xml import with_disk_sources
-from fsm.hypervisor.port import Host
 from fsm.hypervisor.simulated import Denied, GuestStopped, Moment, Pace, SimulatedDisk, SimulatedWorld, key
-from fsm.hypervisor.values import DomainFacts, MigrationRequest, Overlay
-from fsm.images.base_copy import copy_file
-from fsm.images.transfer import whole_file
+from fsm.hypervisor.values import MigrationRequest, Overlay
 from fsm.images.verify import compare_tables
-from fsm.machine.observation import DomainState, Job
-
-A, B = "sim://a/system", "sim://b/system"
-IMAGES = "/var/lib/libvirt/images"
+from fsm.machine.observation import DomainState
+from tests.simulated_hosts import IMAGES, A, B, commit, facts_of, overlay_at, prepare, two_hosts
 
 
 @pytest.fixture
 def world() -> SimulatedWorld:
-    """Two hosts."""
-    made = SimulatedWorld()
-    made.add_host(A)
-    made.add_host(B)
-    return made
-
-
-async def facts_of(host: Host, uuid: str) -> DomainFacts:
-    facts = await host.domain(uuid)
-    assert facts is not None
-    return facts
-
-
-async def overlay_at(world: SimulatedWorld, uri: str, uuid: str) -> Overlay:
-    """Put the domain's first disk on an overlay."""
-    host = await world.connect(uri)
-    base = (await facts_of(host, uuid)).disks[0].source
-    overlay = Overlay("vda", f"{base}.overlay", base, "qcow2")
-    await host.create_overlays(uuid, [overlay])
-    return overlay
-
-
-async def prepare(world: SimulatedWorld, uuid: str) -> tuple[Overlay, MigrationRequest]:
-    """Everything up to the migration."""
-    source, destination = await world.connect(A), await world.connect(B)
-    overlay = await overlay_at(world, A, uuid)
-    facts = await source.storage.stat(overlay.base)
-    assert facts is not None
-    await destination.storage.create_sparse(overlay.base, facts.size_bytes)
-    await copy_file(world, A, B, overlay.base, whole_file(facts.size_bytes))
-    await source.forget_snapshots(uuid, [one.name for one in await source.snapshots(uuid)])
-    await destination.storage.create_overlay(overlay, facts.capacity_bytes)
-    disks = {"vda": (overlay.path, "qcow2")}
-    request = MigrationRequest(
-        B,
-        with_disk_sources(await source.domain_xml(uuid), disks),
-        with_disk_sources(await source.persistent_xml(uuid), disks),
-        ("vda",),
-    )
-    return overlay, request
-
-
-async def commit(host: Host, uuid: str, overlay: Overlay) -> None:
-    """Commit and pivot."""
-    await host.start_commit(uuid, overlay)
-    watch = host.watch(uuid)
-    for _ in range(1000):
-        job = (await facts_of(host, uuid)).disks[0].block_job
-        assert job is not None
-        if job.ready:
-            break
-        await watch.changed(1)
-    await host.pivot(uuid, "vda")
+    return two_hosts()
 
 
 # Guests and images
@@ -190,227 +132,6 @@ async def test_a_base_on_shared_storage_can_be_read_but_not_mirrored_into(world:
     await source.migrate(uuid, MigrationRequest(B, live, defined, ("vda",)))
     await commit(destination, uuid, overlay)
     assert world.lost_writes(uuid) == []
-
-
-# Faults
-
-
-async def test_a_call_fails_before_its_effect(world: SimulatedWorld) -> None:
-    uuid = world.add_domain(A, "web")
-    host = await world.connect(A)
-    point = world.fail("destroy", host=A, nth=2)
-    await host.destroy("somebody else")
-    with pytest.raises(HostError):
-        await host.destroy(uuid)
-    assert world.running_at(uuid) == [A]
-    assert point.spent
-    await host.destroy(uuid)
-    assert world.running_at(uuid) == []
-    assert [call.outcome for call in world.calls if call.name == "destroy"] == [
-        "ok",
-        f"{A}: a fault was injected",
-        "ok",
-    ]
-
-
-async def test_a_call_loses_its_answer_after_its_effect(world: SimulatedWorld) -> None:
-    uuid = world.add_domain(A, "web")
-    host = await world.connect(A)
-    world.fail("destroy", when="after")
-    with pytest.raises(OutcomeUnknown):
-        await host.destroy(uuid)
-    assert world.running_at(uuid) == []
-    world.fail("domain", when="after")
-    with pytest.raises(HostUnreachable):
-        await host.domain(uuid)
-
-
-async def test_a_fault_of_ones_own_and_for_good(world: SimulatedWorld) -> None:
-    class Mine(BaseException):
-        pass
-
-    host = await world.connect(A)
-    world.fail("identity", error=Mine, times=None)
-    for _ in range(3):
-        with pytest.raises(Mine):
-            await host.identity()
-    world.faults.clear()
-    await host.identity()
-
-
-async def test_a_misspelt_call_is_refused(world: SimulatedWorld) -> None:
-    with pytest.raises(LookupError, match="pivto"):
-        world.fail("pivto")
-    with pytest.raises(LookupError, match="during"):
-        world.fail("pivot", when="during")
-
-
-async def test_something_happens_at_a_call(world: SimulatedWorld) -> None:
-    uuid = world.add_domain(A, "web")
-    host = await world.connect(A)
-    world.at("resume", lambda: world.power_off_guest(uuid), host=A)
-    with pytest.raises(HostError, match="not running"):
-        await host.resume(uuid)
-    world.at("identity", lambda: world.disconnect(A), when="after")
-    with pytest.raises(HostUnreachable):
-        await host.identity()
-
-
-async def test_the_caller_of_a_migration_is_cut_off_and_it_goes_on(world: SimulatedWorld) -> None:
-    uuid = world.add_domain(A, "web")
-    _, request = await prepare(world, uuid)
-    world.guest_write(uuid, "vda", 5, b"on the way")
-    world.fail("migrate", when="during")
-    source = await world.connect(A)
-    with pytest.raises(OutcomeUnknown):
-        await source.migrate(uuid, request)
-    assert (await facts_of(source, uuid)).job is Job.MIGRATION_OUT
-    for _ in range(50):
-        if await source.domain(uuid) is None:
-            break
-    assert world.running_at(uuid) == [B]
-    assert world.lost_writes(uuid) == []
-
-
-MOMENTS = [Moment.MIRROR, Moment.MEMORY, Moment.SWITCH, Moment.CONFIRM]
-Accident = Callable[[SimulatedWorld, str], object]
-ACCIDENTS: dict[str, Accident] = {
-    "destination QEMU": lambda world, uuid: world.kill_qemu(B, uuid),
-    "source QEMU": lambda world, uuid: world.kill_qemu(A, uuid),
-    "destination libvirtd": lambda world, _: world.restart_libvirtd(B),
-    "source libvirtd": lambda world, _: world.restart_libvirtd(A),
-    "link": lambda world, _: world.cut(A, B),
-    "destination host": lambda world, _: world.power_off(B),
-    "abort": lambda world, uuid: world.abort_job(A, uuid),
-}
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("accident", ACCIDENTS)
-async def test_never_two_and_never_a_lost_write(world: SimulatedWorld, moment: Moment, accident: str) -> None:
-    uuid = world.add_domain(A, "web")
-    _, request = await prepare(world, uuid)
-    world.guest_write(uuid, "vda", 5, b"before")
-
-    def happens() -> None:
-        try:
-            ACCIDENTS[accident](world, uuid)
-        except Denied:
-            assert moment is Moment.CONFIRM, "too late to abort"
-
-    world.at_moment(uuid, moment, happens)
-    try:
-        await (await world.connect(A)).migrate(uuid, request)
-        ended = True
-    except HostError:
-        ended = False
-    assert len(world.running_at(uuid)) <= 1
-    handed_over = moment is Moment.CONFIRM
-    homes = [B] if handed_over else [A]
-    assert ended == (handed_over and accident in ("abort", "destination QEMU")), accident
-    assert world.lost_writes(uuid, at=homes[0]) == []
-    other = A if handed_over else B
-    record = world.state.hosts[other].domains.get(uuid)
-    assert record is None or record.instance is None or record.instance.reason == "migration"
-    assert world.state.jobs == {}
-
-
-async def test_a_link_that_comes_back_in_time_does_no_harm(world: SimulatedWorld) -> None:
-    world.pace = Pace.MANUAL
-    uuid = world.add_domain(A, "web")
-    _, request = await prepare(world, uuid)
-    task = asyncio.create_task((await world.connect(A)).migrate(uuid, request))
-    for _ in range(5):
-        await asyncio.sleep(0)
-    world.cut(A, B)
-    world.tick(3)
-    world.mend(A, B)
-    world.tick(20)
-    await task
-    assert world.running_at(uuid) == [B]
-
-
-async def test_a_host_without_power_has_no_running_domain_but_all_its_files(world: SimulatedWorld) -> None:
-    uuid = world.add_domain(A, "web")
-    await overlay_at(world, A, uuid)
-    world.guest_write(uuid, "vda", 3, b"x")
-    files = world.files(A)
-    host = await world.connect(A)
-    world.power_off(A)
-    with pytest.raises(HostUnreachable):
-        await host.domain(uuid)
-    world.power_on(A)
-    assert (await facts_of(host, uuid)).state is DomainState.SHUT_OFF
-    assert world.files(A) == files
-    world.start(A, uuid)
-    assert world.lost_writes(uuid) == []
-
-
-async def test_a_ghost_at_the_destination_stays_until_the_operator_lays_it(world: SimulatedWorld) -> None:
-    uuid = world.add_domain(A, "web")
-    _, request = await prepare(world, uuid)
-    world.at_moment(uuid, Moment.MIRROR, lambda: world.leave_ghost(B, uuid))
-    with pytest.raises(HostError, match="socket"):
-        await (await world.connect(A)).migrate(uuid, request)
-    assert world.running_at(uuid) == [A]
-    destination = await world.connect(B)
-    world.restart_libvirtd(B)
-    facts = await facts_of(destination, uuid)
-    assert (facts.state, facts.reason, facts.job) == (DomainState.PAUSED, "starting-up", Job.MIGRATION_IN)
-    with pytest.raises(HostError, match="lock"):
-        await destination.destroy(uuid)
-    world.lay_ghost(B, uuid)
-    assert await destination.domain(uuid) is None
-    await (await world.connect(A)).migrate(uuid, request)
-    assert world.running_at(uuid) == [B]
-
-
-async def test_a_crashed_guest_still_has_its_process(world: SimulatedWorld) -> None:
-    uuid = world.add_domain(A, "web")
-    host = await world.connect(A)
-    world.crash_guest(uuid)
-    assert (await facts_of(host, uuid)).state is DomainState.CRASHED
-    with pytest.raises(GuestStopped):
-        world.guest_write(uuid, "vda", 1)
-    with pytest.raises(HostError):
-        await host.resume(uuid)
-    await host.destroy(uuid)
-    assert (await facts_of(host, uuid)).state is DomainState.SHUT_OFF
-
-
-async def test_a_transient_domain_vanishes_when_it_ends(world: SimulatedWorld) -> None:
-    uuid = world.add_domain(A, "web", persistent=False)
-    host = await world.connect(A)
-    assert not (await facts_of(host, uuid)).persistent
-    world.power_off_guest(uuid)
-    assert await host.domain(uuid) is None
-
-
-async def test_a_migrating_domain_is_left_alone_by_everybody_else(world: SimulatedWorld) -> None:
-    world.pace = Pace.MANUAL
-    uuid = world.add_domain(A, "web", snapshots={"s1": None})
-    source, destination = await world.connect(A), await world.connect(B)
-    saved = await source.snapshots(uuid)
-    overlay, request = await prepare(world, uuid)
-    task = asyncio.create_task(source.migrate(uuid, request))
-    for _ in range(5):
-        await asyncio.sleep(0)
-    changes: list[Awaitable[None]] = [
-        source.define_snapshots(uuid, saved),
-        source.start_commit(uuid, overlay),
-        source.create_overlays(uuid, [Overlay("vda", f"{IMAGES}/more", overlay.path, "qcow2")]),
-        source.migrate(uuid, request),
-        destination.resume(uuid),
-    ]
-    for change in changes:
-        with pytest.raises(HostError):
-            await change
-    assert (await facts_of(destination, uuid)).job is Job.MIGRATION_IN
-    await destination.destroy(uuid)
-    with pytest.raises(HostError):
-        await task
-    assert world.running_at(uuid) == [A]
-    assert await destination.domain(uuid) is None
 
 
 # Time
