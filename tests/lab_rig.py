@@ -37,12 +37,16 @@ Event = dict[str, Any]
 
 @contextmanager
 def lab_in(
-    directory: Path, *, access_control: bool = False, roots: tuple[str, str] = ("/", "/")
+    directory: Path,
+    *,
+    access_control: bool = False,
+    roots: tuple[str, str] = ("/", "/"),
+    host_names: tuple[str, str] = ("alpha", "beta"),
 ) -> Iterator[Lab]:
     """Two hosts without a guest, taken down at the end whatever happens."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FSM_LAB_DIR", str(directory))
-        with Lab.up(guest=False, access_control=access_control, roots=roots) as lab:
+        with Lab.up(guest=False, access_control=access_control, roots=roots, host_names=host_names) as lab:
             yield lab
 
 

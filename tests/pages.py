@@ -1,9 +1,9 @@
 """Runs the sessions that a page of the documentation shows, and compares their output with the page.
 
 A session is a block that is marked ``console``. A line that begins with a prompt is a command and is run as
-it stands, in a shell of its own for each prompt: ``$ `` and ``HOST# ``. The lines up to the next prompt are
-what it prints, standard error included; a line of three dots stands for any lines. A command has to succeed
-unless the next one is ``echo $?``.
+it stands, in a shell of its own for each prompt: ``$ `` and ``HOST# ``; lines that begin with ``> `` continue
+it. The lines up to the next prompt are what it prints, standard error included; a line of three dots stands
+for any lines. A command has to succeed unless the next one is ``echo $?``.
 
 What differs from run to run (addresses, ids, keys) is compared by being the same everywhere on the page: its
 first appearance in an output binds it, and from then on it stands for what was really printed, in commands
@@ -25,7 +25,7 @@ from attrs import define, field, frozen
 SESSION_TIMEOUT_S = 240
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PROMPT = re.compile(r"^(?P<prompt>\$|[a-z-]+#) (?P<text>.*)$")
-_HERE = re.compile(r"<<'?(\w+)'?")
+_CONTINUED = "> "
 
 _BOUND = {
     "key": r"AAAA[A-Za-z0-9+/=]{60,}",
@@ -64,27 +64,17 @@ def steps(page: str) -> list[Step]:
 def _steps(lines: Iterator[str]) -> Iterator[Step]:
     prompt, text, printed = "", "", list[str]()
     for line in lines:
-        found = _PROMPT.match(line)
-        if not found:
+        if found := _PROMPT.match(line):
+            if prompt:
+                yield Step(prompt, text, "\n".join(printed))
+            prompt, text, printed = found["prompt"], found["text"], []
+        elif line.startswith(_CONTINUED) and not printed:
+            text += "\n" + line.removeprefix(_CONTINUED)
+        else:
             assert prompt, f"an output without a command: {line}"
             printed.append(line)
-            continue
-        if prompt:
-            yield Step(prompt, text, "\n".join(printed))
-        prompt, text, printed = found["prompt"], _whole(found["text"], lines), []
     if prompt:
         yield Step(prompt, text, "\n".join(printed))
-
-
-def _whole(text: str, lines: Iterator[str]) -> str:
-    """The command with its continued lines and its here-document."""
-    while text.endswith("\\"):
-        text += "\n" + next(lines)
-    if here := _HERE.search(text):
-        end = here[1]
-        while text.rpartition("\n")[2] != end:
-            text += "\n" + next(lines)
-    return text
 
 
 def even(text: str) -> str:

@@ -15,11 +15,11 @@ PAGE = """\
 ```console
 $ name=web
 $ echo "$name" \\
-    "again"
+>   "again"
 web again
 $ cat > file <<'END'
-10.0.0.1 one
-END
+> 10.0.0.1 one
+> END
 $ sed s/10/20/ file
 20.0.0.1 one
 $ echo 'reached 20.0.0.1 after 3.0 s'

@@ -1,0 +1,126 @@
+"""docs/hosts-ssh.md and docs/hosts-tls.md, as they stand there, on labs of their own.
+
+The machine stands for ``admin``: its shell has ``/etc/hosts``, ``/root/.ssh`` and ``/etc/pki`` of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fsm.lab import DiskSpec, GuestSpec, Lab, LabHost, SnapshotSpec
+from tests.lab_rig import NEEDS_LAB, lab_in
+from tests.pages import Names, run_page
+
+pytestmark = NEEDS_LAB
+
+DOCS = Path(__file__).parent.parent / "docs"
+NAMES = ("host-a", "host-b")
+PRIVATE = ("/root/.ssh", "/etc/ssh", "/etc/pki", "/etc/sysctl.d", "/run/sshd")
+SSHD_CONF = """\
+ListenAddress {address}
+HostKey /etc/ssh/ssh_host_ed25519_key
+PidFile none
+UsePAM no
+PermitRootLogin prohibit-password
+"""
+# Hosts of a lab have no systemd.
+SYSTEMCTL = """\
+#!/bin/sh
+case "$*" in
+"stop libvirtd.service")
+    pid=$(cat /run/libvirt/libvirtd.pid) && kill "$pid" && tail --pid="$pid" -s 0.1 -f /dev/null ;;
+"enable --now libvirtd-tls.socket")
+    sed -i "s/^listen_tls.*/listen_tls = 1/" /etc/libvirt/libvirtd.conf ;;
+"start libvirtd.service")
+    exec {start} "$(hostname)" ;;
+*)
+    exit 1 ;;
+esac
+"""
+START = """\
+import sys
+from fsm.lab import Lab
+next(host for host in Lab.load("{lab}").hosts if host.name == sys.argv[1]).start_libvirtd()
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Two hosts that know each other by name, and small guests on the first."""
+    with lab_in(tmp_path_factory.mktemp("labs"), host_names=NAMES) as lab:
+        for host in lab.hosts:
+            keep_apart(host)
+            conf = host.path("/etc/libvirt/qemu.conf")
+            lines = conf.read_text("utf-8").splitlines()
+            conf.write_text("\n".join(line for line in lines if not line.startswith("migration_host")) + "\n")
+            host.kill_libvirtd(signal.SIGTERM)
+            host.start_libvirtd()
+        for domain in ("web", "db", "shop"):
+            lab.define_guest(lab.hosts[0], guest(domain))
+        yield lab
+
+
+def guest(name: str) -> GuestSpec:
+    disks = (DiskSpec(target="vda", size_mib=16),)
+    return GuestSpec(name=name, disks=disks, snapshots=(SnapshotSpec("s1"),), live_snapshots=False)
+
+
+def keep_apart(host: LabHost) -> None:
+    """Give a host directories of its own for all that a page writes there."""
+    for inside in PRIVATE:
+        private = host.directory / inside.strip("/").replace("/", "-")
+        private.mkdir(mode=0o755)
+        Path(inside).mkdir(parents=True, exist_ok=True)
+        host.run(["mount", "--bind", str(private), inside])
+
+
+def admin(lab: Lab, work: Path) -> list[str]:
+    """What leads to a shell on the machine, with files of its own where the pages write some."""
+    mounts = [f"mount --bind {shlex.quote(str(lab.hosts[0].directory / 'hosts'))} /etc/hosts"]
+    for inside in ("/root/.ssh", "/etc/pki"):
+        private = work / inside.strip("/").replace("/", "-")
+        private.mkdir(mode=0o700)
+        mounts.append(f"mount --bind {shlex.quote(str(private))} {inside}")
+    script = " && ".join([*mounts, 'exec "$@"'])
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
+
+
+def run(page: str, lab: Lab, work: Path) -> None:
+    """Run a page of the documentation on these hosts."""
+    here = ("sh", "-c", 'cd "$0" && exec "$@"', str(work))  # another mount namespace begins at its root
+    prompts = {f"{host.name}#": (*host.enter, *here) for host in lab.hosts}
+    environment = {
+        **os.environ,
+        "PATH": f"{work}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": "/root",
+        "LC_ALL": "C.UTF-8",
+        "FSM_LAB_DIR": str(lab.directory.parent),
+        "FSM_JOURNAL": str(work / "journal.db"),
+    }
+    run_page(DOCS / page, {"admin#": admin(lab, work), **prompts}, work, environment, Names())
+
+
+@pytest.mark.skipif(shutil.which("sshd") is None, reason="openssh-server is not installed")
+def test_hosts_with_ssh(lab: Lab, tmp_path: Path) -> None:
+    for host in lab.hosts:
+        comment, key = f"root@{host.name}", "/etc/ssh/ssh_host_ed25519_key"
+        host.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", key])
+        host.path("/etc/ssh/sshd_config").write_text(SSHD_CONF.format(address=host.address))
+        host.run([shutil.which("sshd") or "sshd"])  # it ends with the host, as all that runs there
+    run("hosts-ssh.md", lab, tmp_path)
+
+
+def test_hosts_with_tls(lab: Lab, tmp_path: Path) -> None:
+    stand_in = tmp_path / "systemctl"
+    start = [sys.executable, "-c", START.format(lab=lab.name)]
+    stand_in.write_text(SYSTEMCTL.format(start=shlex.join(start)))
+    stand_in.chmod(0o755)
+    run("hosts-tls.md", lab, tmp_path)
