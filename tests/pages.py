@@ -2,8 +2,8 @@
 
 A session is a block that is marked ``console``. A line that begins with a prompt is a command and is run as
 it stands, in a shell of its own for each prompt: ``$ `` and ``HOST# ``; lines that begin with ``> `` continue
-it. The lines up to the next prompt are what it prints, standard error included; a line of three dots stands
-for any lines. A command has to succeed unless the next one is ``echo $?``.
+it. The lines up to the next prompt are what it prints, standard error included; three dots stand for any
+lines, or for the rest of one. A command has to succeed unless the next one is ``echo $?``.
 
 What differs from run to run (addresses, ids, keys) is compared by being the same everywhere on the page: its
 first appearance in an output binds it, and from then on it stands for what was really printed, in commands
@@ -40,7 +40,8 @@ _LOOSE = {
     "moment": r"\b(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d(?:\.\d+)?",
     "seconds": r"\b\d+\.\d s\b",
     "process": r"\blibvirtd \d+",
-    "counted": r"\b\d+ (?:records|decisions)\b",
+    "counted": r"\b\d+ (?:records|decisions|states|transitions)\b",
+    "line": r"\bstates\.yaml:\d+",
     "version": r"\b(?:libvirt|QEMU) \d+\.\d+\.\d+",
     "prefix": r"/29\b",
 }
@@ -128,7 +129,9 @@ class Names:
                     yield re.escape(self.real[found[0]])
                 else:
                     yield kind, found[0]
-            yield self._literally(line[at:])
+            rest = line[at:].removesuffix("\n").removesuffix(" ...")
+            yield self._literally(rest)
+            yield self._literally(line[at + len(rest) :]).replace(re.escape(" ..."), " .*")
 
     def _literally(self, text: str) -> str:
         return re.escape(self.command(text))

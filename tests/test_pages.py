@@ -65,6 +65,7 @@ def test_a_page_as_it_should_be(tmp_path: Path) -> None:
         ("...\n5\n", "...\n6\n"),
         ("...\n5\n", "5\n"),
         ("after 4.5 s", "after all"),
+        ("after 4.5 s", "in ..."),
         ("reached 20.0.0.1 after 4.5", "reached 20.0.0.2 after 4.5"),
     ],
 )
@@ -81,6 +82,12 @@ def test_names_are_bound_once_and_hold_in_commands() -> None:
     names.compare("10.213.0.2", "10.213.9.7")
     with pytest.raises(AssertionError):
         names.compare("10.213.0.2", "10.213.0.2")
+
+
+def test_dots_stand_for_the_rest_of_a_line() -> None:
+    Names().compare("one ...\ntwo", "one and more\ntwo")
+    with pytest.raises(AssertionError):
+        Names().compare("one ...\ntwo", "one and more\nand more\ntwo")
 
 
 def test_widths_of_columns_do_not_count() -> None:
