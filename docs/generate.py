@@ -1,4 +1,4 @@
-"""Writes into this folder what is generated: from states.yaml, from the log's format, from virsh's options.
+"""Writes into this folder what is generated: from states.yaml, the log's format, and the code's tables.
 
 ``--check`` only fails if a file is stale.
 """
@@ -9,7 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-from fsm.cli import virsh_words
+import api_reference
+import event_reference
+
+from fsm.cli import exit_codes, virsh_words
 from fsm.journal.events import json_schema
 from fsm.machine import permissions
 from fsm.machine.diagram import dot, mermaid
@@ -30,6 +33,9 @@ def generated() -> dict[Path, str]:
         DOCS / "machine.mmd": mermaid(machine(spec)),
         DOCS / "machine.dot": dot(machine(spec)),
         DOCS / "event.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+        DOCS / "events.md": event_reference.markdown(),
+        DOCS / "api.md": api_reference.markdown(),
+        DOCS / "exit-codes.md": exit_codes.markdown(),
         DOCS / "permissions.md": permissions.markdown(spec),
         DOCS / "virsh-migrate.md": virsh_words.markdown(),
     }

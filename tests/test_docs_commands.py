@@ -13,7 +13,7 @@ from fsm.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-GENERATED = {"machine.md", "permissions.md", "virsh-migrate.md"}
+GENERATED = {"api.md", "events.md", "exit-codes.md", "machine.md", "permissions.md", "virsh-migrate.md"}
 BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

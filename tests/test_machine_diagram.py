@@ -169,7 +169,8 @@ def test_same_machine_same_text(make: str) -> None:
 
 def test_generated_files_are_renewed_and_checked(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    shutil.copy(DOCS / "generate.py", tmp_path / "docs")
+    for script in DOCS.glob("*.py"):
+        shutil.copy(script, tmp_path / "docs")
     shutil.copy(TESTS.parent / "states.yaml", tmp_path)
 
     def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
