@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, Lab, LabHost, SnapshotSpec
+from fsm.lab.spec import DomainState
 from tests.lab_rig import NEEDS_LAB, lab_in
 from tests.pages import Names, run_page
 
@@ -63,14 +64,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             conf.write_text("\n".join(line for line in lines if not line.startswith("migration_host")) + "\n")
             host.kill_libvirtd(signal.SIGTERM)
             host.start_libvirtd()
-        for domain in ("web", "db", "shop"):
-            lab.define_guest(lab.hosts[0], guest(domain))
+        lab.define_guest(lab.hosts[0], guest("web"))
+        lab.define_guest(lab.hosts[0], guest("db", "shut off"))
+        lab.define_guest(lab.hosts[0], guest("shop"))
         yield lab
 
 
-def guest(name: str) -> GuestSpec:
+def guest(name: str, state: DomainState = "running") -> GuestSpec:
     disks = (DiskSpec(target="vda", size_mib=16),)
-    return GuestSpec(name=name, disks=disks, snapshots=(SnapshotSpec("s1"),), live_snapshots=False)
+    snapshots = (SnapshotSpec("s1"),)
+    return GuestSpec(name=name, disks=disks, snapshots=snapshots, live_snapshots=False, state=state)
 
 
 def keep_apart(host: LabHost) -> None:
