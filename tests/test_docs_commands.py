@@ -32,7 +32,7 @@ INLINE = re.compile(r"`(fsm [^`]+)`")
 DEV = {"faults": faults.main, "matrix": versions.main}
 ELSEWHERE = {
     "replay.md": "tests/test_docs_replay.py",
-    "polkit.md": "tests/test_lab_polkit.py, which does what the page says and then asks as an ordinary user",
+    "polkit.md": "tests/test_lab_polkit.py, and what is done by hand: tests/test_docs_hosts.py",
     "embedding.md": "tests/test_docs_embedding.py, tests/test_docs_evacuate.py",
 }
 ADVICE = ("stuck.md", "doctor.md")

@@ -1,11 +1,12 @@
-"""docs/hosts-ssh.md and docs/hosts-tls.md, as they stand there, on labs of their own.
+"""docs/hosts-ssh.md and docs/hosts-tls.md, as they stand there, on two hosts of a lab; and of
+docs/polkit.md what is done by hand.
 
 The machine stands for ``admin``: its shell has ``/etc/hosts``, ``/root/.ssh`` and ``/etc/pki`` of its own.
 """
 
 from __future__ import annotations
 
-import os
+import re
 import shlex
 import shutil
 import signal
@@ -16,14 +17,16 @@ from pathlib import Path
 import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, Lab, LabHost, SnapshotSpec
+from fsm.lab.process import clean_environment
 from fsm.lab.spec import DomainState
-from tests.lab_rig import NEEDS_LAB, lab_in
-from tests.pages import Names, run_page
+from tests.lab_rig import NEEDS_LAB, lab_in, pools
+from tests.pages import Names, run_page, shell
 
 pytestmark = NEEDS_LAB
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = ("host-a", "host-b")
+SSHD = shutil.which("sshd", path=clean_environment()["PATH"])
 PRIVATE = ("/root/.ssh", "/etc/ssh", "/etc/pki", "/etc/sysctl.d", "/run/sshd")
 SSHD_CONF = """\
 ListenAddress {address}
@@ -96,28 +99,35 @@ def admin(lab: Lab, work: Path) -> list[str]:
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
 
 
-def run(page: str, lab: Lab, work: Path) -> None:
-    """Run a page of the documentation on these hosts."""
-    here = ("sh", "-c", 'cd "$0" && exec "$@"', str(work))  # another mount namespace begins at its root
-    prompts = {f"{host.name}#": (*host.enter, *here) for host in lab.hosts}
-    environment = {
-        **os.environ,
-        "PATH": f"{work}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": "/root",
-        "LC_ALL": "C.UTF-8",
+def in_directory(work: Path) -> list[str]:
+    """For a shell of another mount namespace, which would begin at its root."""
+    return ["sh", "-c", 'cd "$0" && exec "$@"', str(work)]
+
+
+def environment_in(lab: Lab, work: Path) -> dict[str, str]:
+    """Where the commands are, with stand-ins in ``work``, and what belongs to this lab."""
+    return {
+        **clean_environment(),
+        "PATH": f"{work}:{Path(sys.executable).parent}:{clean_environment()['PATH']}",
         "FSM_LAB_DIR": str(lab.directory.parent),
         "FSM_JOURNAL": str(work / "journal.db"),
     }
+
+
+def run(page: str, lab: Lab, work: Path) -> None:
+    """Run a page of the documentation on these hosts."""
+    prompts = {f"{host.name}#": (*host.enter, *in_directory(work)) for host in lab.hosts}
+    environment = environment_in(lab, work)
     run_page(DOCS / page, {"admin#": admin(lab, work), **prompts}, work, environment, Names())
 
 
-@pytest.mark.skipif(shutil.which("sshd") is None, reason="openssh-server is not installed")
+@pytest.mark.skipif(SSHD is None, reason="openssh-server is not installed")
 def test_hosts_with_ssh(lab: Lab, tmp_path: Path) -> None:
     for host in lab.hosts:
         comment, key = f"root@{host.name}", "/etc/ssh/ssh_host_ed25519_key"
         host.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", key])
         host.path("/etc/ssh/sshd_config").write_text(SSHD_CONF.format(address=host.address))
-        host.run([shutil.which("sshd") or "sshd"])  # it ends with the host, as all that runs there
+        host.run([str(SSHD)])  # it ends with the host, as all that runs there
     run("hosts-ssh.md", lab, tmp_path)
 
 
@@ -127,3 +137,16 @@ def test_hosts_with_tls(lab: Lab, tmp_path: Path) -> None:
     stand_in.write_text(SYSTEMCTL.format(start=shlex.join(start)))
     stand_in.chmod(0o755)
     run("hosts-tls.md", lab, tmp_path)
+
+
+def test_a_guard_that_is_installed_by_hand(lab: Lab, tmp_path: Path) -> None:
+    page = (DOCS / "polkit.md").read_text("utf-8")
+    (block,) = re.findall(r"^ +```\n((?: +(?:install|virsh|fsm) .*\n){2,}) +```$", page, re.MULTILINE)
+    host, _ = lab.hosts
+    environment = environment_in(lab, tmp_path)
+    with shell((*host.enter, *in_directory(tmp_path)), tmp_path, environment) as bash:
+        for line in block.splitlines():
+            printed = bash.run(line)
+            assert bash.code == 0, printed
+    assert pools(host)["fsm-guard"]
+    assert "polkit.addRule(" in (tmp_path / "00-fsm-guard.rules").read_text("utf-8")
