@@ -113,6 +113,13 @@ class Storage(Protocol):
     async def pool_state(self, directory: str) -> PoolState:
         """How ``directory`` is covered at present by pools that are not ours. Changes nothing."""
 
+    async def pool_directory(self, pool: str) -> str:
+        """The directory whose files are the volumes of the storage pool with this name.
+
+        ``NotFound`` where there is no such pool, ``HostError`` for one whose volumes are no files of a
+        directory, or may not be there yet. Changes nothing.
+        """
+
     async def stat(self, path: str) -> FileFacts | None:
         """The file at ``path``, None when there is none. ``NotFound`` when its directory does not exist."""
 

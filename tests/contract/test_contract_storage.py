@@ -149,6 +149,18 @@ async def test_pools_are_put_back_as_they_were(rig: Rig, theirs: bool | None, wa
     assert await storage.pool_state(directory) is was
 
 
+@pytest.mark.parametrize("active", [True, False], ids=["active", "inactive"])
+async def test_a_pool_is_known_by_its_name(rig: Rig, active: bool) -> None:  # noqa: FBT001
+    directory = f"{rig.images}/theirs"
+    rig.make_directory(rig.source, directory)
+    storage = (await rig.host(rig.source)).storage
+    with pytest.raises(NotFound, match="theirs"):
+        await storage.pool_directory("theirs")
+    rig.add_pool(rig.source, directory, active=active)
+    assert await storage.pool_directory("theirs") == directory
+    assert rig.pools(rig.source) == {directory: active}
+
+
 async def test_a_pool_of_ours_does_not_count(rig: Rig) -> None:
     storage = (await rig.host(rig.source)).storage
     await storage.stat(f"{rig.images}/none")

@@ -69,6 +69,21 @@ def state(call: Call, directory: str) -> PoolState:
     return PoolState.NONE
 
 
+def directory_of(call: Call, name: str) -> str:
+    """The directory of the pool with this name. An inactive one counts only if it would mount nothing."""
+    for pool in call.connection.listAllStoragePools(0):
+        if pool.name() != name:
+            continue
+        root = domain_xml.parse(pool.XMLDesc(0), "pool")
+        kind, path = root.get("type", ""), root.findtext("target/path")
+        if kind not in ("dir", "fs", "netfs") or not path:
+            raise call.error(f"the volumes of pool {name!r}, of type {kind}, are no files of a directory")
+        if kind != "dir" and not pool.isActive():
+            raise call.error(f"pool {name!r} is not active", remedy="start it: virsh pool-start")
+        return normalised(path)
+    raise call.not_found(f"there is no storage pool {name!r}", remedy="`virsh pool-list --all` names them")
+
+
 def refreshed(call: Call, directory: str) -> Any:
     """An active pool that covers ``directory`` and has looked at it just now; ``NotFound`` without it."""
 

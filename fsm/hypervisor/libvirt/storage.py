@@ -28,6 +28,10 @@ class LibvirtStorage:
         """How ``directory`` is covered at present by pools that are not ours. Changes nothing."""
         return await self._link.ask("pool_state", lambda call: pools.state(call, directory))
 
+    async def pool_directory(self, pool: str) -> str:
+        """The directory whose files are the volumes of the storage pool with this name."""
+        return await self._link.ask("pool_directory", lambda call: pools.directory_of(call, pool))
+
     async def stat(self, path: str) -> FileFacts | None:
         """The file at ``path``, None when there is none."""
         async with self._lock_for(path):

@@ -18,6 +18,14 @@ def state_of(host: HostState, directory: str) -> PoolState:
     return PoolState.ACTIVE if pool.active else PoolState.INACTIVE
 
 
+def directory_of(host: HostState, name: str) -> str:
+    """The directory of the pool with this name; simulated pools are called as the directory's last part."""
+    for directory, pool in host.pools.items():
+        if not pool.ours and posixpath.basename(directory) == name:
+            return directory
+    raise Missing(f"there is no storage pool {name!r}")
+
+
 def cover(state: WorldState, host: HostState, path: str) -> None:
     """See that an active pool covers a file's directory; ``Missing`` when there is no such directory."""
     if any(char < " " or char == "\x7f" for char in path):

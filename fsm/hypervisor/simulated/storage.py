@@ -37,6 +37,10 @@ class SimulatedStorage:
         """See the port."""
         return await self._call("pool_state", (directory,), lambda _, host: pools.state_of(host, directory))
 
+    async def pool_directory(self, pool: str) -> str:
+        """See the port."""
+        return await self._call("pool_directory", (pool,), lambda _, host: pools.directory_of(host, pool))
+
     async def stat(self, path: str) -> FileFacts | None:
         """See the port."""
         return await self._call("stat", (path,), lambda state, host: pools.stat(state, host, path))
