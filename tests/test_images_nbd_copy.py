@@ -93,7 +93,9 @@ def route(lab: Lab) -> NbdRoute:
 
 def words(way: NbdRoute, how: Way = Way.DIRECT) -> nbd_copy._Copying:
     """What the scripts of a copy are made from."""
-    return nbd_copy._Copying(way, PATH, SIZE_BYTES, "name", over_zeros=True, bandwidth_mib_per_s=0, way=how)
+    return nbd_copy._Copying(
+        way, PATH, PATH, SIZE_BYTES, "name", over_zeros=True, bandwidth_mib_per_s=0, way=how
+    )
 
 
 @asynccontextmanager

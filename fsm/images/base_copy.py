@@ -41,6 +41,7 @@ async def copy_file(
     path: str,
     ranges: Sequence[Range],
     *,
+    destination_path: str = "",
     connections: int = CONNECTIONS,
     throttle: Throttle | None = None,
     progress: Progress | None = None,
@@ -48,9 +49,10 @@ async def copy_file(
 ) -> CopyResult:
     """Copy these ranges of ``path`` at the source into the file of that path at the destination.
 
-    The destination file exists, as long as the original, and is all hole (``Storage.create_sparse``) but for
-    the stretches that a range names as filled: other holes are neither read nor sent nor written, those get
-    zeros. Nothing is synced here; see ``Storage.make_durable``.
+    ``destination_path`` is that file's path where it is another one. It exists, as long as the original, and
+    is all hole (``Storage.create_sparse``) but for the stretches that a range names as filled: other holes
+    are neither read nor sent nor written, those get zeros. Nothing is synced here; see
+    ``Storage.make_durable``.
 
     ``connections`` workers, fewer for a small file, each with its own thread and pair of channels, share the
     ranges. Several files are copied one after another, by a call for each: every file has all workers
@@ -70,13 +72,14 @@ async def copy_file(
     chunks = Chunks(ranges, sharers=count, largest_bytes=LARGEST_CHUNK_BYTES)
     tally = Tally(progress)
     finished = Finished()
+    there = destination_path or path
 
     def work(worker: Worker) -> None:
         reading = Reading(worker, worker.open(connector, source_uri), source_uri, path, tally, throttle)
         destination = worker.open(connector, destination_uri)
         while (chunk := chunks.take()) is not None:  # bounded by the file's size
             worker.check()
-            _copy_range(reading, destination, chunk, finished)
+            _copy_range(reading, destination, there, chunk, finished)
 
     async def tell() -> None:
         await tally.tell()
@@ -92,10 +95,12 @@ async def copy_file(
     return CopyResult(tally.data_bytes, tally.hole_bytes, count)
 
 
-def _copy_range(reading: Reading, destination: DataChannel, chunk: Range, finished: Finished) -> None:
+def _copy_range(
+    reading: Reading, destination: DataChannel, path: str, chunk: Range, finished: Finished
+) -> None:
     def begin(offset: int, length: int) -> _BlockCopy:
         digest = BlockDigest(offset, length)
-        return _BlockCopy(destination, reading.path, chunk.filled, digest, finished)
+        return _BlockCopy(destination, path, chunk.filled, digest, finished)
 
     blocks = Blocks(chunk, begin)
     try:

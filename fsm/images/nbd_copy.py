@@ -71,17 +71,19 @@ async def copy_by_nbd(
     pieces: Sequence[Piece],
     *,
     over_zeros: bool,
+    destination_path: str = "",
     bandwidth_mib_per_s: int = 0,
     progress: Progress | None = None,
     before_more: Callable[[], Awaitable[None]] | None = None,
 ) -> str:
     """Copy ``pieces`` of the source's file ``path`` into the file of that path at the destination.
 
-    That file exists and has the original's length, ``size_bytes``. ``over_zeros``: it is known to read as
-    zeros there, so that zeros need not be written. ``bandwidth_mib_per_s`` limits what crosses the network;
-    0: nothing does. ``progress`` is told of the bytes of data done so far. ``before_more`` is
-    called before the file is opened once more, and raises if that must not be. Returns what there is to tell
-    about a slow link: that the rest was compressed, or why it was not.
+    ``destination_path`` is that file's path where it is another one. It exists and has the original's length,
+    ``size_bytes``. ``over_zeros``: it is known to read as zeros there, so that zeros need not be written.
+    ``bandwidth_mib_per_s`` limits what crosses the network; 0: nothing does. ``progress`` is told of the
+    bytes of data done so far. ``before_more`` is called before the file is opened once more, and raises if
+    that must not be. Returns what there is to tell about a slow link: that the rest was compressed, or why
+    it was not.
 
     What was written is on the storage, but for what its device still holds (``Storage.make_durable``).
 
@@ -92,7 +94,8 @@ async def copy_by_nbd(
         return ""
     name = secrets.token_hex(8)  # whatever else may listen at that port has another name
     way = Way.DIRECT if route.tls_directory else Way.MEASURED  # what is encrypted can't be compressed
-    words = _Copying(route, path, size_bytes, name, over_zeros, bandwidth_mib_per_s, way)
+    there = destination_path or path
+    words = _Copying(route, path, there, size_bytes, name, over_zeros, bandwidth_mib_per_s, way)
     told = _Told(progress)
     done = await _copy(words, pieces, told)
     if done == len(pieces):
@@ -252,6 +255,7 @@ class _Copying:
 
     route: NbdRoute
     path: str
+    destination_path: str
     size_bytes: int
     name: str
     over_zeros: bool
@@ -269,7 +273,7 @@ class _Copying:
             self._measure(pieces, runs)
         lines = "\n".join(runs)
         return watched(f"""\
-{holding(self.path)}
+{holding(self.destination_path)}
 leave() {{ truncate --no-create --size={self.size_bytes} {HELD}; }}
 {PROGRAM if self.way is Way.RELAYED else ""}
 {lines}

@@ -43,15 +43,18 @@ run truncate --no-create --size={size_bytes} {HELD}""")
 
 
 async def differing_pieces(
-    route: NbdRoute, path: str, size_bytes: int, told: Told | None = None
+    route: NbdRoute, path: str, size_bytes: int, told: Told | None = None, *, destination_path: str = ""
 ) -> tuple[Piece, ...]:
     """Where the file of that path at the source and the one at the destination are not equal, in order.
 
+    ``destination_path`` is the latter's where it is another one.
+
     Raises ``HostError`` and ``HostUnreachable``.
     """
+    held = holding(destination_path or path)
     both = [
         asyncio.ensure_future(_digests(route.source, f"exec {_DIGEST} {shlex.quote(path)}", told)),
-        asyncio.ensure_future(_digests(route.destination, f"{holding(path)}\nexec {_DIGEST} {HELD}", None)),
+        asyncio.ensure_future(_digests(route.destination, f"{held}\nexec {_DIGEST} {HELD}", None)),
     ]
     try:
         one, other = await asyncio.gather(*both)

@@ -32,16 +32,21 @@ class FileDigest:
 
 @frozen
 class _Pair:
-    """The two files to compare: one path on two hosts."""
+    """The two files to compare, each on its host."""
 
     connector: Connector
     source_uri: str
     destination_uri: str
     path: str
+    destination_path: str
 
     @property
     def uris(self) -> tuple[str, str]:
         return (self.source_uri, self.destination_uri)
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        return (self.path, self.destination_path or self.path)
 
     @property
     def file_name(self) -> str:
@@ -55,18 +60,25 @@ class _Pair:
 
 
 async def compare_tables(
-    connector: Connector, source_uri: str, destination_uri: str, path: str, image_format: str
+    connector: Connector,
+    source_uri: str,
+    destination_uri: str,
+    path: str,
+    image_format: str,
+    *,
+    destination_path: str = "",
 ) -> Image | None:
     """Compare the lengths of the two files and, of a qcow2 image, header and snapshot table.
 
-    The first cluster (header, its extensions, the backing file's name) is compared byte for byte. Returns the
-    image's header and snapshots, None for another format.
+    ``destination_path`` is the copy's where it is not the original's. The first cluster (header, its
+    extensions, the backing file's name) is compared byte for byte. Returns the image's header and snapshots,
+    None for another format.
 
     Raises ``VerificationFailed`` when they differ, ``ImageCorrupt`` when the original can't be understood,
     and the hosts' errors.
     """
-    pair = _Pair(connector, source_uri, destination_uri, path)
-    source_bytes, destination_bytes = [await _size_bytes(pair, uri) for uri in pair.uris]
+    pair = _Pair(connector, source_uri, destination_uri, path, destination_path)
+    source_bytes, destination_bytes = [await _size_bytes(pair, side) for side in (0, 1)]
     if source_bytes is None:
         raise pair.differ("the original is not there")
     if destination_bytes is None:
@@ -76,10 +88,10 @@ async def compare_tables(
     return await _compare_qcow2(pair, source_bytes) if image_format == "qcow2" else None
 
 
-async def _size_bytes(pair: _Pair, uri: str) -> int | None:
-    host = await pair.connector.connect(uri)
+async def _size_bytes(pair: _Pair, side: int) -> int | None:
+    host = await pair.connector.connect(pair.uris[side])
     try:
-        facts = await host.storage.stat(pair.path)
+        facts = await host.storage.stat(pair.paths[side])
     finally:
         await host.close()
     return None if facts is None else facts.size_bytes
@@ -89,8 +101,7 @@ async def _compare_qcow2(pair: _Pair, size_bytes: int) -> Image:
     tables: dict[int, tuple[Image, bytes] | ImageCorrupt] = {}
 
     def work(worker: Worker) -> None:
-        uri = pair.uris[worker.index]
-        content = _Content(Reading(worker, worker.open(pair.connector, uri), uri, pair.path), size_bytes)
+        content = _Content(_reading(worker, pair, worker.index), size_bytes)
         try:
             image = read_image(content.read)
         except ImageCorrupt as error:
@@ -111,6 +122,11 @@ async def _compare_qcow2(pair: _Pair, size_bytes: int) -> Image:
     return source[0]
 
 
+def _reading(worker: Worker, pair: _Pair, side: int) -> Reading:
+    uri = pair.uris[side]
+    return Reading(worker, worker.open(pair.connector, uri), uri, pair.paths[side])
+
+
 def _demand_equal_tables(pair: _Pair, source: tuple[Image, bytes], destination: tuple[Image, bytes]) -> None:
     (original, original_head), (copy, copy_head) = source, destination
     if original_head != copy_head:
@@ -128,26 +144,28 @@ async def compare_digests(
     path: str,
     size_bytes: int,
     *,
+    destination_path: str = "",
     connections: int = CONNECTIONS,
     throttle: Throttle | None = None,
     progress: Progress | None = None,
 ) -> FileDigest:
     """Read all ``size_bytes`` bytes on both hosts, ``connections`` channels to each, and compare digests.
 
-    Holes are not read; they count as the zeros they stand for. ``progress`` and ``throttle`` count the bytes
-    of both sides together, so the end is at twice the file.
+    ``destination_path`` is as in ``compare_tables``. Holes are not read; they count as the zeros they stand
+    for. ``progress`` and ``throttle`` count the bytes of both sides together, so the end is at twice the
+    file.
 
     Raises ``VerificationFailed`` with the first byte that differs, and the hosts' errors. Cancelling works as
     with ``copy_file``.
     """
-    pair = _Pair(connector, source_uri, destination_uri, path)
+    pair = _Pair(connector, source_uri, destination_uri, path, destination_path)
     job = _DigestJob(size_bytes)
     tally = Tally(progress)
 
     def work(worker: Worker) -> None:
         side = worker.index % 2
         uri = pair.uris[side]
-        reading = Reading(worker, worker.open(connector, uri), uri, path, tally, throttle)
+        reading = Reading(worker, worker.open(connector, uri), uri, pair.paths[side], tally, throttle)
         while (chunk := job.chunks[side].take()) is not None:  # bounded by the file's size
             worker.check()
             hasher = Digester(STRONG)
@@ -198,8 +216,7 @@ async def _difference(pair: _Pair, chunk_offset: int, length: int) -> Verificati
 
     def work(worker: Worker) -> None:
         source, destination = (
-            _Content(Reading(worker, worker.open(pair.connector, uri), uri, pair.path), chunk_offset + length)
-            for uri in pair.uris
+            _Content(_reading(worker, pair, side), chunk_offset + length) for side in (0, 1)
         )
         for offset in range(chunk_offset, chunk_offset + length, MIB):
             ours, theirs = source.read(offset, MIB), destination.read(offset, MIB)
