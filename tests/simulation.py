@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 from attrs import define, field, frozen
@@ -41,6 +42,8 @@ IMAGES = "/var/lib/libvirt/images"
 SHARED = "/srv/shared"
 ON_SHARED = tuple(SimulatedDisk(target, f"{SHARED}/web-{target}.qcow2") for target in ("vda", "vdb"))
 """The disks of a domain on a file system that both hosts see."""
+PLACED = ("vda=/srv/first.qcow2", f"vdb={IMAGES}/web-vda.qcow2")
+"""Other places for the copies, one of them that of another's original."""
 SNAPSHOTS = {"s1": None, "s2": "s1", "s3": "s1"}
 # Where flushing costs nothing: what a disk keeps is tested with the journal itself.
 _MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108
@@ -69,6 +72,7 @@ class Simulation:
     records: list[Record] = field(factory=list)
     written: int = 0
     second_at: str = ""
+    moved: dict[str, str] = field(factory=dict)
     taken: set[str] = field(factory=set)
 
     @cached_property
@@ -94,8 +98,15 @@ class Simulation:
                     block, content = 100 + self.written % 50, f"w{self.written}".encode()
                     self.world.guest_write(self.uuid, target, block, content)
 
+    def described_at(self, uri: str, xml: str) -> str:
+        """A description from before as that host is to have it: with the paths of its own files."""
+        moved = self.moved if uri == DESTINATION else {}
+        return re.sub(r'(?<=file=")[^"]*', lambda path: moved.get(path[0], path[0]), xml)
+
     def request(self, **changes: object) -> Request:
         """The plain request, by commit, with changes."""
+        mapped = (entry.partition("=") for entry in cast(tuple[str, ...], changes.get("disk_map", ())))
+        self.moved = {f"{IMAGES}/web-{target}.qcow2": path for target, _, path in mapped}
         wanted = {
             "domain": "web",
             "merge": MergeChoice.COMMIT,
@@ -230,6 +241,8 @@ async def check_end(simulation: Simulation, result: Result, also: Collection[str
     host = await world.connect(home)
     after = await host.snapshots(uuid)
     newer = [snapshot for snapshot in after if snapshot.name in also]
+    described = {one.name: simulation.described_at(home, one.xml) for one in simulation.before.metadata}
+    assert {one.name: one.xml for one in after if one not in newer} == described
     wanted = _essence(simulation.before.metadata)
     if any(snapshot.current for snapshot in newer):
         wanted = {(name, parent, False) for name, parent, _ in wanted}
@@ -239,7 +252,8 @@ async def check_end(simulation: Simulation, result: Result, also: Collection[str
     facts = await host.domain(uuid)
     assert facts is not None
     assert facts.marker is None
-    assert await host.persistent_xml(uuid) == simulation.before.definition
+    described_now = simulation.described_at(home, simulation.before.definition)
+    assert await host.persistent_xml(uuid) == described_now
     assert all(len(disk.chain) == 1 and disk.block_job is None for disk in facts.disks)
     left = {uri: [path for path in world.files(uri) if "fsm-" in path] for uri in (SOURCE, DESTINATION)}
     assert left == {SOURCE: [], DESTINATION: []}, "overlays are left behind"

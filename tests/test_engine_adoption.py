@@ -22,6 +22,7 @@ from fsm.machine.observation import DomainState, Job, Merge
 from tests.simulation import (
     DESTINATION,
     ON_SHARED,
+    PLACED,
     SOURCE,
     Simulation,
     check_end,
@@ -60,6 +61,7 @@ class Course:
     harm: bool = False
     disks: tuple[SimulatedDisk | str, ...] = ("vda", "vdb")
     state: DomainState = DomainState.RUNNING
+    disk_map: tuple[str, ...] = ()
 
     def begin(self, simulation: Simulation) -> None:
         """Prepare what will happen."""
@@ -70,7 +72,7 @@ class Course:
         """How many records it writes when nobody dies."""
         simulation = await simulate(self.disks, state=self.state)
         self.begin(simulation)
-        result = await simulation.migrate(merge=self.merge)
+        result = await simulation.migrate(merge=self.merge, disk_map=self.disk_map)
         return len(simulation.journal.records(result.migration))
 
 
@@ -80,6 +82,9 @@ COURSES = {
     "mirror": Course(Merge.MIRROR),
     "shared": Course(Merge.COMMIT, disks=ON_SHARED),
     "shut-off": Course(Merge.COMMIT, state=DomainState.SHUT_OFF),
+    "placed": Course(Merge.COMMIT, disk_map=PLACED),
+    "placed-rollback": Course(Merge.COMMIT, harm=True, disk_map=PLACED),
+    "placed-shut-off": Course(Merge.COMMIT, state=DomainState.SHUT_OFF, disk_map=PLACED),
 }
 POINTS = [
     pytest.param(course, count, id=f"{name}-{count}")
@@ -88,7 +93,9 @@ POINTS = [
 ]
 
 
-async def _die_after(simulation: Simulation, count: int, merge: Merge = Merge.COMMIT) -> str:
+async def _die_after(
+    simulation: Simulation, count: int, merge: Merge = Merge.COMMIT, disk_map: tuple[str, ...] = ()
+) -> str:
     """Drive until ``count`` records are written, then let go at once, as a killed process does."""
     died = asyncio.Event()
 
@@ -97,7 +104,8 @@ async def _die_after(simulation: Simulation, count: int, merge: Merge = Merge.CO
         if record.sequence >= count:
             died.set()
 
-    handle = await simulation.engine.start(simulation.request(merge=merge), on_record=on_record)
+    request = simulation.request(merge=merge, disk_map=disk_map)
+    handle = await simulation.engine.start(request, on_record=on_record)
     await asyncio.wait(
         (asyncio.ensure_future(died.wait()), asyncio.ensure_future(handle.wait())),
         return_when=asyncio.FIRST_COMPLETED,
@@ -139,14 +147,26 @@ async def _check(simulation: Simulation, result: Result | None) -> None:
     assert result.state in ("committed", "rolled-back"), result
     await check_end(simulation, result)
     host = await simulation.world.connect(DESTINATION if result.state == "committed" else SOURCE)
-    assert await host.snapshots(simulation.uuid) == simulation.before.metadata, "descriptions are lost"
+    described = [
+        evolve(one, xml=simulation.described_at(host.uri, one.xml)) for one in simulation.before.metadata
+    ]
+    assert list(await host.snapshots(simulation.uuid)) == described, "descriptions are lost"
+
+
+def _remove_what_is_named(simulation: Simulation, result: Result) -> None:
+    """Only a marker has told where these copies are: its word is not enough to remove a file."""
+    for left in result.left_behind:
+        path = left.partition(": ")[2].partition(",")[0]
+        assert path in simulation.moved.values()
+        with simulation.world.changing() as state:
+            files.remove(state, state.hosts[DESTINATION], path)
 
 
 @pytest.mark.parametrize(("course", "count"), POINTS)
 async def test_a_journal_lost_after_any_record_loses_nothing(course: Course, count: int) -> None:
     simulation = await simulate(course.disks, state=course.state)
     course.begin(simulation)
-    await _die_after(simulation, count, course.merge)
+    await _die_after(simulation, count, course.merge, course.disk_map)
     await _settle(simulation)
     engine = await _lose_journal(simulation)
     marked = [await _marker_at(simulation, uri) for uri in HOSTS] != [None, None]
@@ -155,7 +175,10 @@ async def test_a_journal_lost_after_any_record_loses_nothing(course: Course, cou
     if result is not None:
         runs = [SOURCE] if course.state is DomainState.RUNNING else []
         assert result.state == "committed" or simulation.world.running_at(simulation.uuid) == runs
-        assert result.left_behind == ()
+        if course.disk_map:
+            _remove_what_is_named(simulation, result)
+        else:
+            assert result.left_behind == ()
     await _check(simulation, result)
     # Nothing is left that would have to be explained.
     assert _waiting(await engine.examine(HOSTS)) == []
@@ -340,6 +363,23 @@ async def test_files_that_are_not_the_domains_are_never_touched(lost: Lost) -> N
     first, second = facts.marker.overlays
     await lost.marked(overlays=(evolve(first, base="/etc/shadow", path=overlay), second))
     await lost.refused()
+
+
+async def test_a_file_at_a_place_that_only_a_marker_tells_is_left_and_named(lost: Lost) -> None:
+    """Whoever may describe the domain could have any file of the destination removed otherwise."""
+    simulation, victim = lost.simulation, "/srv/somebodys"
+    facts = await (await simulation.world.connect(SOURCE)).domain(simulation.uuid)
+    assert facts is not None
+    assert facts.marker is not None
+    size_bytes = facts.marker.bases[0].size_bytes
+    simulation.world.put_file(DESTINATION, victim, {0: b"precious"}, size_bytes=size_bytes)
+    first, second = facts.marker.overlays
+    await lost.marked(overlays=(evolve(first, destination_base=victim), second))
+    result = await _adopt(lost.engine)
+    assert result is not None
+    assert result.state == "rolled-back"
+    assert any(victim in left for left in result.left_behind)
+    assert victim in simulation.world.files(DESTINATION)
 
 
 async def test_a_copy_that_has_another_length_than_recorded_is_left_and_named(lost: Lost) -> None:

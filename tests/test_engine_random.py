@@ -37,6 +37,7 @@ from tests.scenarios import mended
 from tests.simulation import (
     DESTINATION,
     ON_SHARED,
+    PLACED,
     SOURCE,
     Simulation,
     check_end,
@@ -77,8 +78,10 @@ class Running:
 class Accidents(RuleBasedStateMachine):
     """One migration, up to three engines at once, and whatever happens to them."""
 
-    @initialize(merge=st.sampled_from(Merge), shared=st.booleans())
-    def begin(self, merge: Merge, *, shared: bool) -> None:  # Merge.NONE: the domain is shut off
+    @initialize(merge=st.sampled_from(Merge), shared=st.booleans(), placed=st.booleans())
+    def begin(
+        self, merge: Merge, *, shared: bool, placed: bool
+    ) -> None:  # Merge.NONE: the domain is shut off
         """The first engine is asked to migrate."""
         self.stack = ExitStack()
         self.expired: set[str] = set()
@@ -97,7 +100,11 @@ class Accidents(RuleBasedStateMachine):
         self.simulation: Simulation = self.runner.run(simulate(disks, state=state))
         self.engines: list[Running] = []
         self.started = self.idle = 0
-        self._start(None, merge=Merge.COMMIT if shared or merge is Merge.NONE else merge)
+        self._start(
+            None,
+            merge=Merge.COMMIT if shared or merge is Merge.NONE else merge,
+            disk_map=PLACED if placed and not shared else (),
+        )
         self._turns(LONG, until=lambda: bool(self.simulation.journal.headers()))
         self.migration = self.simulation.journal.headers()[0].migration
 

@@ -21,7 +21,6 @@ from fsm.engine.result import Result
 from fsm.journal.records import Record
 from fsm.machine.conditions import CONDITIONS
 from fsm.machine.loader import load_default
-from fsm.machine.observation import DomainState
 from fsm.machine.spec import Row
 from fsm.machine.vocabulary import ACTIONS, ACTIVITIES
 from tests.accidents import FAULTS, Happening
@@ -104,12 +103,13 @@ def points_of(name: str) -> dict[Point, int]:
 
 
 @cache
-def all_points() -> dict[tuple[object, DomainState, Point], tuple[str, int]]:
+def all_points() -> dict[tuple[object, Point], tuple[str, int]]:
     """Every point that an engine comes to, on every way to it: the first scenario that does, and when."""
     found: dict[tuple[object, Point], tuple[str, int]] = {}
     for name, scenario in SCENARIOS.items():
         for point, number in points_of(name).items():
-            found.setdefault((scenario.request.get("merge"), scenario.state, point), (name, number))
+            way = scenario.request.get("merge"), scenario.request.get("disk_map"), scenario.state
+            found.setdefault((way, point), (name, number))
     return found
 
 
@@ -141,7 +141,7 @@ def _takes(row: Row, intent: Record) -> bool:
 @pytest.mark.parametrize(("state", "moment"), KILLS)
 async def test_engine_killed(state: str, moment: str) -> None:
     """At every record and at every call, on every way that the scenarios come to it."""
-    for (_, _, point), (name, number) in all_points().items():
+    for (_, point), (name, number) in all_points().items():
         if (point.state, point.moment) == (state, moment):
             await live(name, KILL, number)
 

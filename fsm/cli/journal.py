@@ -106,6 +106,9 @@ def _show_summary(header: Header, history: History) -> None:
     if history.plan is not None:
         plan = history.plan
         click.echo(f"merge {plan.merge}" + (f": {plan.merge_reason}" if plan.merge_reason else ""))
+        for overlay in plan.overlays:
+            if overlay.destination_base:
+                click.echo(f"copy of {overlay.target}: {overlay.destination_base}")
     if history.kept_bytes:
         click.echo(f"kept {history.kept_bytes >> 20} MiB of an interrupted copy")
     if history.cause and header.state != "committed":

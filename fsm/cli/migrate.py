@@ -105,6 +105,16 @@ from fsm.errors import BadInput
     help="For nbd: an older copy at the destination; only what differs is sent.",
 )
 @click.option(
+    "--disk-map",
+    "disk_map",
+    multiple=True,
+    metavar="TARGET=PATH",
+    help="Where this disk's copy goes; also TARGET=POOL/NAME, a volume of a storage pool there.",
+)
+@click.option(
+    "--pool", default="", metavar="NAME", help="Copies go into this storage pool there, by their own names."
+)
+@click.option(
     "--exclude-disk", "exclude_disks", multiple=True, metavar="TARGET", help="Leave this disk alone."
 )
 @click.option("--accept", multiple=True, metavar="CHECK", help="Go on despite this preflight finding.")

@@ -12,6 +12,7 @@ from attrs import evolve
 from fsm.engine import signs
 from fsm.engine.bases import base_of, expect_no_snapshot_in_overlays
 from fsm.engine.context import Context
+from fsm.engine.elsewhere import described_there
 from fsm.engine.marking import (
     complete_marker,
     mark_destination,
@@ -73,18 +74,18 @@ async def create_copies(context: Context) -> None:
     await expect_same_files(context)
     await signs.put_up(destination, context.planned)
     created: list[str] = context.outcome.setdefault("created", [])
-    for base in context.copied_bases:
-        found = await destination.storage.stat(base.path)
+    for copy in context.copies:
+        found = await destination.storage.stat(copy.path)
         if found is None:
-            await destination.storage.create_sparse(base.path, base.size_bytes)
-        elif not is_ours(context, base, found):
+            await destination.storage.create_sparse(copy.path, copy.size_bytes)
+        elif not is_ours(context, copy, found):
             raise ActionFailed(
                 "create-copies",
-                f"{destination.uri}: {base.path} has appeared since preflight; it is left alone",
+                f"{destination.uri}: {copy.path} has appeared since preflight; it is left alone",
                 retryable=False,
                 remedy="move that file away, then migrate again",
             )
-        created.append(base.path)
+        created.append(copy.path)
 
 
 async def create_destination_overlays(context: Context) -> None:
@@ -98,9 +99,10 @@ async def create_destination_overlays(context: Context) -> None:
             await destination.storage.remove(overlay.path)
         # The disk may have been resized since the copy was begun: libvirt mirrors it at its present size, and
         # the commit lets the copied base grow along.
-        capacity_bytes = context.history.bases.of(overlay.base).capacity_bytes
+        base = own[overlay.target].base
+        capacity_bytes = context.history.bases.of(base).capacity_bytes
         seen = (await look_at_image(source.storage, own[overlay.target].path)).header
-        if context.history.bases.fits(overlay.base, seen.size_bytes) is Size.GROWN:
+        if context.history.bases.fits(base, seen.size_bytes) is Size.GROWN:
             capacity_bytes = seen.size_bytes
         await destination.storage.create_overlay(overlay, capacity_bytes)
 
@@ -139,7 +141,10 @@ async def _restore(context: Context, side: Side) -> None:
     gone = [s.name for s in present if s.name in context.history.given_up - recorded]
     if gone:
         await host.forget_snapshots(uuid, gone)
-    await host.define_snapshots(uuid, _wanted(context, present))
+    wanted = _wanted(context, present)
+    if side is Side.DESTINATION:
+        wanted = described_there(context.planned, wanted)
+    await host.define_snapshots(uuid, wanted)
 
 
 def _wanted(context: Context, present: Sequence[SnapshotMetadata]) -> tuple[SnapshotMetadata, ...]:

@@ -19,6 +19,7 @@ from fsm.engine.advice import other_journal
 from fsm.engine.bases import is_growable
 from fsm.engine.cases import Case, Examined, Kind
 from fsm.engine.clock import Clock
+from fsm.engine.elsewhere import described_here
 from fsm.engine.history import History
 from fsm.engine.marking import packed_for_marker
 from fsm.engine.observe import in_machine_terms
@@ -79,7 +80,9 @@ class Adoption:
         if (other := other_journal(marker, self.journal.location)) is not None:
             raise self._refuse(f"its journal {other} is there", f"{self.case.remedy}; or move that file away")
         named = all(
-            overlay.path == f"{overlay.base}.fsm-{marker.migration}" and overlay.base.startswith("/")
+            overlay.path == f"{overlay.base}.fsm-{marker.migration}"
+            and overlay.base.startswith("/")
+            and overlay.arrived.base.startswith("/")
             for overlay in marker.overlays
         )
         known = {overlay.base for overlay in marker.overlays}
@@ -136,7 +139,7 @@ class Adoption:
         data = {
             "plan": converter.unstructure(plan),
             "bases": converter.unstructure(bases),
-            "created": [base.path for base in marker.bases if base.path not in shared],
+            "created": [plan.copy_of(base).path for base in marker.bases if base.path not in shared],
             "pools": converter.unstructure(pools),
             "started_paused": marker.started_paused,
         }
@@ -223,10 +226,9 @@ class Adoption:
 
     async def _pools(self, plan: Plan) -> list[PoolBefore]:
         """How others cover the directories now; a pool of ours vanishes in the end, whatever covers them."""
-        directories = dict.fromkeys(directory_of(overlay.base) for overlay in plan.overlays)
         pools = []
         for side in Side:
-            for directory in directories:
+            for directory in dict.fromkeys(directory_of(one.base) for one in plan.overlays_at(side)):
                 host = self._hosts.get(side)
                 was = PoolState.NONE if host is None else await host.storage.pool_state(directory)
                 pools.append(PoolBefore(side, directory, was))
@@ -245,7 +247,7 @@ class Adoption:
         host, uuid = self._hosts[home], plan.domain_uuid
         xml, persistent = await host.domain_xml(uuid), await host.persistent_xml(uuid)
         if marker.bases:
-            snapshots = await self._snapshots(marker, facts, persistent)
+            snapshots = await self._snapshots(plan, marker, facts, persistent)
             return Bases(marker.bases, snapshots, xml, persistent, marker.snapshots)
         # The copies were not made yet, or only just: nothing was dropped, and the transfer has not begun.
         if home is not Side.SOURCE:
@@ -273,7 +275,7 @@ class Adoption:
         return Base(path, image_format, *sizes, await is_growable(host.storage, found))
 
     async def _snapshots(
-        self, marker: Marker, facts: dict[Side, DomainFacts], definition: str
+        self, plan: Plan, marker: Marker, facts: dict[Side, DomainFacts], definition: str
     ) -> tuple[SnapshotMetadata, ...]:
         """The marker's, each as a host still has it, with its secrets, where one does.
 
@@ -283,7 +285,9 @@ class Adoption:
         unpacked = markers.unpack(marker.snapshots)
         whole: dict[str, str] = {}
         for side in facts:
-            whole |= {one.name: one.xml for one in await self._hosts[side].snapshots(self.case.domain_uuid)}
+            present = await self._hosts[side].snapshots(self.case.domain_uuid)
+            here = described_here(plan, present) if side is Side.DESTINATION else present
+            whole |= {one.name: one.xml for one in here}
         password = domain_xml.graphics_password(definition) or secrets.token_hex(4)
 
         def complete(snapshot: SnapshotMetadata) -> SnapshotMetadata:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from fsm.engine.direct import check_direct
+from fsm.engine.elsewhere import check_places
 from fsm.engine.plan import Request
 from fsm.errors import BadInput
 from fsm.hypervisor.uris import safe_uri
@@ -32,6 +33,7 @@ def check_request(request: Request) -> None:
         raise BadInput("the bandwidth can't be negative", remedy="0 means unlimited")
     if request.direct is not None:
         check_direct(request, request.direct)
+    check_places(request)
     if request.timeout_s < 0:
         raise BadInput("a timeout can't be negative", remedy="0 means none")
     _check_tuning(request.tuning)

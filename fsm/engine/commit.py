@@ -43,7 +43,7 @@ async def _commit(context: Context, side: Side, activity: str) -> None:
         await context.note("start-paused", {"started_paused": True})
         await mark(context, side)
         await host.start_paused(facts.uuid)
-    await _resume_if_cured(context, host, facts)
+    await _resume_if_cured(context, side, facts)
     try:
         await demand_space(context, side, await _disks(context, side, activity), activity)
         for overlay in context.planned.overlays_at(side):
@@ -67,11 +67,12 @@ def _hit_an_error(facts: DomainFacts) -> bool:
     return facts.state is DomainState.PAUSED and facts.reason == "io-error"
 
 
-async def _resume_if_cured(context: Context, host: Host, facts: DomainFacts) -> None:
+async def _resume_if_cured(context: Context, side: Side, facts: DomainFacts) -> None:
     """Let a guest go on that was paused for want of space, as soon as there is some."""
     if not _hit_an_error(facts):
         return
-    for directory in {overlay.path.rpartition("/")[0] or "/" for overlay in context.planned.overlays}:
+    host = await context.host(side)
+    for directory in {one.path.rpartition("/")[0] or "/" for one in context.planned.overlays_at(side)}:
         if await host.storage.free_bytes(directory) < FULL_BYTES:
             return
     await host.resume(facts.uuid)
@@ -134,7 +135,7 @@ async def _begin(context: Context, side: Side, overlay: Overlay, activity: str) 
 
 async def _until_ready(context: Context, host: Host, side: Side, activity: str) -> None:
     """Wait until each disk is ready to pivot or has been pivoted."""
-    space, writes = CommitSpace(context, host, activity), WriteThrottle(context, side)
+    space, writes = CommitSpace(context, side, host, activity), WriteThrottle(context, side)
     while True:  # ends with readiness, with a lost job, or with the stall check
         disks = list((await _disks(context, side, activity)).values())
         waiting = [disk for disk in disks if disk.block_job is not None and not disk.block_job.ready]

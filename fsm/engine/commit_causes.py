@@ -50,7 +50,7 @@ async def _cause(context: Context, side: Side, message: str) -> Cause:
         remedy = f"allow QEMU on {host.uri} to write to the bases in libvirt's AppArmor abstraction"
         return Cause("AppArmor confines QEMU there", remedy)
     if denied:
-        bases = ", ".join(overlay.base for overlay in context.planned.overlays)
+        bases = ", ".join(overlay.base for overlay in context.planned.overlays_at(side))
         what = "QEMU may not write to a base"
         return Cause(what, f"let QEMU on {host.uri} write to {bases}: owner, mode, attributes, mount options")
     if _FILTER_LEFT_WORDS in message:

@@ -81,6 +81,7 @@ class CommitSpace:
     """
 
     context: Context
+    side: Side
     host: Host
     activity: str
     _due_s: float = 0.0
@@ -99,7 +100,7 @@ class CommitSpace:
             return
         demands = [space.demand(directory, one, left[directory]) for directory, one in seen.items()]
         # A raw base may have all its blocks already, and then grows by nothing.
-        raw = {directory_of(one.base) for one in self.context.planned.overlays if one.base_format == "raw"}
+        raw = {directory_of(one.base) for one in self._overlays if one.base_format == "raw"}
         for demand in space.by_file_system(one for one in demands if one.directory not in raw):
             if demand.free_bytes < demand.need_bytes:
                 await self._cancel(disks)
@@ -110,9 +111,13 @@ class CommitSpace:
             what = "the guest is paused when a write of its finds no space; no data is lost"
             await self.context.note("space-short", {"warning": f"{found.what}; {what}"})
 
+    @property
+    def _overlays(self) -> tuple[Overlay, ...]:
+        return self.context.planned.overlays_at(self.side)
+
     def _left_bytes(self, disks: Iterable[Disk]) -> dict[str, int]:
         left: dict[str, int] = {}
-        for disk, overlay in zip(disks, self.context.planned.overlays, strict=True):
+        for disk, overlay in zip(disks, self._overlays, strict=True):
             job, directory = disk.block_job, directory_of(overlay.base)
             left_bytes = job.end_bytes - job.current_bytes if job else 0
             left[directory] = left.get(directory, 0) + left_bytes

@@ -108,6 +108,11 @@ class Context:
         shared = {overlay.base for overlay in self.planned.overlays if overlay.shared}
         return tuple(base for base in self.history.bases.bases if base.path not in shared)
 
+    @property
+    def copies(self) -> tuple[Base, ...]:
+        """The same as the destination has them, in the same order."""
+        return tuple(self.planned.copy_of(base) for base in self.copied_bases)
+
     async def host(self, side: Side) -> Host:
         """The host on that side; raises ``HostUnreachable``."""
         return await self.hosts.get(side)

@@ -33,6 +33,7 @@ async def _copy_bases(context: Context) -> None:
     before_bytes = 0
     not_durable: list[str] = []
     for base in bases:
+        there = context.planned.copy_of(base).path
 
         def tell(data_bytes: int, _hole_bytes: int, before_bytes: int = before_bytes) -> None:
             # A host may give more than it has allocated, and what has to be copied again counts twice.
@@ -45,13 +46,14 @@ async def _copy_bases(context: Context) -> None:
             before_bytes += await copy_by_streams(context, base, throttle, tell)
         await expect_unwritten(context, base, "copy-bases")
         if not await _made_durable(context, base):
-            not_durable.append(base.path)
+            not_durable.append(there)
         if request.verify is Verify.FULL:
             await compare_digests(
                 connector,
                 *uris,
                 base.path,
                 base.size_bytes,
+                destination_path=there,
                 connections=request.connections,
                 throttle=throttle,
                 progress=partial(_tell_verified, context, 2 * base.size_bytes),
@@ -81,13 +83,15 @@ async def _made_durable(context: Context, base: Base) -> bool:
     """Compare the copy's tables with the original's and make it durable; False where nothing can."""
     connector, request = context.hosts.connector, context.request
     uris = (request.source_uri, request.destination_uri)
-    image = await compare_tables(connector, *uris, base.path, base.format)
+    there = context.planned.copy_of(base).path
+    image = await compare_tables(connector, *uris, base.path, base.format, destination_path=there)
     # A raw disk's content is the guest's: no tool may take it for an image. Autoclear features stand for what
     # qemu-img, which makes durable, would write anew in another place, such as bitmaps.
     if image is None or image.header.autoclear_features:
         return False
     destination = await context.host(Side.DESTINATION)
-    if not await destination.storage.make_durable(base.path):
+    if not await destination.storage.make_durable(there):
         return False
-    await compare_tables(connector, *uris, base.path, base.format)  # qemu-img has had it open
+    # qemu-img has had it open.
+    await compare_tables(connector, *uris, base.path, base.format, destination_path=there)
     return True

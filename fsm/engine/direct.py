@@ -82,8 +82,9 @@ def _tools(direct: Direct, side: Side) -> tuple[str, ...]:
 async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell) -> None:
     """Copy one base. What the destination has of it already, or of its seed, is not sent again."""
     route = await _route(context, direct)
-    for side, way in ((Side.SOURCE, route.source), (Side.DESTINATION, route.destination)):
-        await _expect_same_file(context, side, way, base.path)
+    there = context.planned.copy_of(base).path
+    await _expect_same_file(context, Side.SOURCE, route.source, base.path)
+    await _expect_same_file(context, Side.DESTINATION, route.destination, there)
     # Commands know no lease: an engine that has lost its own must not get to them.
     may_send = partial(context.note, "send-base", {})
     await may_send()
@@ -99,6 +100,7 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
         base.size_bytes,
         pieces,
         over_zeros=is_empty,
+        destination_path=there,
         bandwidth_mib_per_s=context.request.bandwidth_mib_per_s,
         progress=progress,
         before_more=may_send,
@@ -111,19 +113,21 @@ async def _pieces_to_send(
     context: Context, direct: Direct, route: NbdRoute, base: Base, tell: Tell
 ) -> tuple[tuple[Piece, ...], bool]:
     """What is to be sent, and whether it goes into an empty file."""
-    there = await (await context.host(Side.DESTINATION)).storage.stat(base.path)
-    is_empty = there is not None and there.allocated_bytes == 0
+    path = context.planned.copy_of(base).path
+    found = await (await context.host(Side.DESTINATION)).storage.stat(path)
+    is_empty = found is not None and found.allocated_bytes == 0
     overlays = context.planned.overlays
     seed = next((direct.seed_of(one.target) for one in overlays if one.base == base.path), "")
     if is_empty and not seed:
         return await data_pieces(route.source, base.path), True
     if is_empty:
-        await plant(route.destination, seed, base.path, base.size_bytes)
+        await plant(route.destination, seed, path, base.size_bytes)
 
     def compared(done_bytes: int) -> None:
         tell("compare", min(done_bytes, base.size_bytes), base.size_bytes)
 
-    return await differing_pieces(route, base.path, base.size_bytes, compared), False
+    pieces = await differing_pieces(route, base.path, base.size_bytes, compared, destination_path=path)
+    return pieces, False
 
 
 async def _route(context: Context, direct: Direct) -> NbdRoute:

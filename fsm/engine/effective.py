@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from fsm.engine.plan import Plan
+from fsm.engine.plan import Plan, Side
 from fsm.hypervisor import domain_xml, markers
 
 
 def as_defined(xml: str, plan: Plan | None) -> str:
-    """The same description with each base as its disk's source, where the disk is on its overlay."""
+    """The same description with each base as its disk's source, where the disk is on its overlay.
+
+    Of whichever host the description is: the overlays' paths tell.
+    """
     if plan is None:
         return markers.unmarked(xml)
     source = {disk.target: disk.source for disk in domain_xml.disks(xml, whole_chain=False)}
     bases = {
         overlay.target: (overlay.base, overlay.base_format)
-        for overlay in plan.overlays
-        if source.get(overlay.target) in (overlay.path, overlay.arrived.path)
+        for side in Side
+        for overlay in plan.overlays_at(side)
+        if source.get(overlay.target) == overlay.path
     }
     return markers.unmarked(domain_xml.with_disk_sources(xml, bases))

@@ -11,7 +11,7 @@ from fsm.engine.history import History
 from fsm.engine.plan import Side
 from fsm.errors import HostError, ImageCorrupt, NotFound
 from fsm.hypervisor import port
-from fsm.hypervisor.values import DomainFacts, Overlay
+from fsm.hypervisor.values import DomainFacts
 from fsm.images.tables import look_at_image
 from fsm.machine.observation import Disk, Domain, DomainState, Host, Job, Layer, layer_of
 
@@ -48,8 +48,9 @@ async def look(host: port.Host, side: Side, uuid: str, history: History) -> Doma
     if domain.job is not Job.NONE:  # a migration or a save may be writing the file just now
         return domain
     overlays = {overlay.target: overlay for overlay in history.plan.overlays_at(side)}
+    bases = {overlay.target: overlay.base for overlay in history.plan.overlays}
     disks = [
-        await _with_content(host, disk, overlays[disk.target], history)
+        await _with_content(host, disk, overlays[disk.target].path, bases[disk.target], history)
         if disk.layer is Layer.OVERLAY
         else disk
         for disk in domain.disks
@@ -57,17 +58,17 @@ async def look(host: port.Host, side: Side, uuid: str, history: History) -> Doma
     return evolve(domain, disks=tuple(disks))
 
 
-async def _with_content(host: port.Host, disk: Disk, overlay: Overlay, history: History) -> Disk:
-    """Add what the overlay file itself shows."""
+async def _with_content(host: port.Host, disk: Disk, path: str, base: str, history: History) -> Disk:
+    """Add what the overlay file itself shows; ``base`` is what was recorded for it, by its path."""
     try:
-        image = await look_at_image(host.storage, overlay.path)
+        image = await look_at_image(host.storage, path)
     except (ImageCorrupt, NotFound) as error:
         return evolve(disk, damage=str(error))
     names = [snapshot.name for snapshot in image.snapshots]
     return evolve(
         disk,
         stored=tuple(name for name in names if name not in history.given_up),
-        size=history.bases.fits(overlay.base, image.header.size_bytes),
+        size=history.bases.fits(base, image.header.size_bytes),
     )
 
 

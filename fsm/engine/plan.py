@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from fsm.hypervisor.uris import safe_uri
 from fsm.hypervisor.values import Base, Marker, Overlay, PoolState, SnapshotMetadata, Tuning, Wiring
@@ -92,6 +92,8 @@ class Request:
     on to libvirt; ``max_pause_ms`` is how long the guest may stand still where it would not end otherwise;
     ``timeout_s`` after how long libvirt's migration is ended by letting it stand still for as long as that
     takes, 0: never.
+    ``disk_map`` says where copies go that are not to have their originals' paths, as ``TARGET=PATH`` or
+    ``TARGET=POOL/NAME``; ``pool`` is a storage pool of the destination for all others, under their own names.
     ``exclude_disks`` names targets to be left alone. ``accept`` names preflight checks whose findings the
     user takes on himself. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
     ``correlation`` is the caller's own id for this request; every event of the log carries it.
@@ -111,6 +113,8 @@ class Request:
     wiring: Wiring = field(factory=Wiring)
     max_pause_ms: int = 0
     timeout_s: int = 0
+    disk_map: tuple[str, ...] = ()
+    pool: str = ""
     exclude_disks: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
     direct: Direct | None = None
@@ -173,15 +177,25 @@ class Plan:
         return tuple(overlay.arrived for overlay in self.overlays)
 
     @property
+    def moved(self) -> dict[str, str]:
+        """The bases whose copies have another path: that path by the original's."""
+        return {one.base: one.destination_base for one in self.overlays if one.destination_base}
+
+    def copy_of(self, base: Base) -> Base:
+        """The base as the destination has it."""
+        return evolve(base, path=self.moved.get(base.path, base.path))
+
+    @property
     def arrivals(self) -> dict[str, tuple[str, str]]:
         """The image, path and format, on which each target runs when it arrives at the destination.
 
         By ``commit`` that is an overlay, in the persistent definition too: a domain started from its base
         before the commit would lose what the overlay holds.
         """
+        arrived = self.overlays_at(Side.DESTINATION)
         if self.merge is not Merge.COMMIT:
-            return {overlay.target: (overlay.base, overlay.base_format) for overlay in self.overlays}
-        return {overlay.target: (overlay.arrived.path, "qcow2") for overlay in self.overlays}
+            return {overlay.target: (overlay.base, overlay.base_format) for overlay in arrived}
+        return {overlay.target: (overlay.path, "qcow2") for overlay in arrived}
 
     def owns(self, marker: Marker) -> bool:
         """Whether a marker is this migration's, and no other engine has adopted it since."""

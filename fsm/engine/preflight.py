@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from attrs import define, evolve, field
 
-from fsm.engine import checks, direct, preparation, shared, snapshot_data, space
+from fsm.engine import checks, direct, elsewhere, preparation, shared, snapshot_data, space
 from fsm.engine.actions import directory_of, put_back
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
@@ -54,6 +54,10 @@ async def preflight(context: Context) -> None:
         outcome["preflight"] = Preflight.PASSED.value
         outcome["plan"] = converter.unstructure(plan)
         outcome |= {"merge": plan.merge.value, "merge_reason": plan.merge_reason}
+        if plan.moved:
+            outcome["placed"] = {
+                one.target: one.destination_base for one in plan.overlays if one.destination_base
+            }
         outcome["shared"] = [overlay.target for overlay in plan.overlays if overlay.shared]
     context.outcome.update(outcome)
 
@@ -157,7 +161,7 @@ class Inspection:
         else:
             self.findings += checks.layers_below(files, source.uri)
         if destination is not None:
-            overlays = await self._told_apart(facts, source, destination, overlays)
+            overlays = await self._placed(facts, source, destination, overlays)
         merge, reason, against = await choose(source, facts, overlays, files, self.request)
         if self.request.merge is MergeChoice.MIRROR:
             self.findings += against
@@ -168,7 +172,9 @@ class Inspection:
         if destination is not None:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)
-            copied = {overlay.base for overlay in overlays if not overlay.shared}
+            copied = {overlay.arrived.base for overlay in overlays if not overlay.shared}
+            there = {overlay.base: overlay.arrived.base for overlay in overlays}
+            files = [evolve(file, path=there[file.path]) for file in files]
             await self._destination_space(
                 destination, files, copied, space.reserve_bytes if live else _nothing
             )
@@ -187,16 +193,28 @@ class Inspection:
         path = f"{disk.source}.fsm-{self.context.migration}"
         return Overlay(disk.target, path, disk.source, disk.format)
 
+    async def _placed(
+        self, facts: DomainFacts, source: Host, destination: Host, overlays: tuple[Overlay, ...]
+    ) -> tuple[Overlay, ...]:
+        """The overlays with the word which bases are shared, and where the others' copies will lie."""
+        with self._finding("pool", destination.uri):
+            overlays = await elsewhere.mapped(destination.storage, overlays, self.request)
+        overlays = await self._told_apart(facts, source, destination, overlays)
+        with self._finding("pool", destination.uri):
+            overlays = await elsewhere.pooled(destination.storage, overlays, self.request)
+        self.findings += elsewhere.findings(facts, overlays, self.request)
+        return overlays
+
     async def _told_apart(
         self, facts: DomainFacts, source: Host, destination: Host, overlays: tuple[Overlay, ...]
     ) -> tuple[Overlay, ...]:
-        """The overlays with the word which of the bases both hosts share."""
+        """The same overlays with the word which of the bases both hosts share; a mapped one is copied."""
         if self.request.storage is StorageChoice.COPY:
             return overlays
         found = []
         for overlay in overlays:
             with self._finding("base", destination.uri):
-                if await self._stat_or_none(destination, overlay.base) is not None:
+                if not overlay.destination_base and await self._stat_or_none(destination, overlay.base):
                     is_shared = await shared.is_shared(self.context, source, destination, overlay)
                     overlay = evolve(overlay, shared=is_shared)  # noqa: PLW2901  # the same one, known better
             found.append(overlay)
@@ -263,8 +281,8 @@ class Inspection:
 
     async def _destination_paths(self, destination: Host, overlays: tuple[Overlay, ...]) -> None:
         for overlay in overlays:
-            arrived = overlay.arrived.path
-            for path in (arrived,) if overlay.shared else (overlay.base, arrived):
+            arrived = overlay.arrived
+            for path in (arrived.path,) if overlay.shared else (arrived.base, arrived.path):
                 with self._finding("directory-missing", destination.uri):
                     if await self._stat(destination, Side.DESTINATION, path) is not None:
                         self.findings.append(checks.path_taken(path, destination.uri))

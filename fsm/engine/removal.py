@@ -13,15 +13,17 @@ from fsm.hypervisor.values import Base, FileFacts
 from fsm.images.tables import snapshots_in
 
 
-def is_ours(context: Context, base: Base, found: FileFacts) -> bool:
+def is_ours(context: Context, copy: Base, found: FileFacts) -> bool:
     """Whether a file at a copy's path was made by this migration.
 
     The journal says so; or the engine died between making the file and recording it: then the file has just
     the planned length and no data, and there is nothing in it that could be lost. What is known from a
-    domain's marker alone must have the planned length, as a copy has on which no guest has run.
+    domain's marker alone must have the planned length, as a copy has on which no guest has run, and the path
+    of a disk that the domain has: another path is nothing but the word of whoever may describe the domain.
     """
-    as_planned = found.size_bytes == base.size_bytes
-    made = base.path in context.history.created and (as_planned or not context.history.adopted)
+    as_planned = found.size_bytes == copy.size_bytes
+    borne_out = as_planned and copy.path not in context.planned.moved.values()
+    made = copy.path in context.history.created and (borne_out or not context.history.adopted)
     return made or (as_planned and found.allocated_bytes == 0)
 
 
@@ -83,21 +85,21 @@ async def remove_copies(context: Context) -> None:
     if not bases:
         return
     destination = await context.host(Side.DESTINATION)
-    for base in bases:
-        found = await destination.storage.stat(base.path)
+    for base, copy in zip(bases, context.copies, strict=True):
+        found = await destination.storage.stat(copy.path)
         if found is None:
             continue
-        if is_ours(context, base, found) and not await _may_be_the_original(context, found):
-            await _remove(context, Side.DESTINATION, [base.path])
+        if is_ours(context, copy, found) and not await _may_be_the_original(context, base, found):
+            await _remove(context, Side.DESTINATION, [copy.path])
         elif context.history.adopted:
-            leave(context, f"{destination.uri}: {base.path}, which may be a copy of this migration or not")
+            leave(context, f"{destination.uri}: {copy.path}, which may be a copy of this migration or not")
 
 
-async def _may_be_the_original(context: Context, copy: FileFacts) -> bool:
+async def _may_be_the_original(context: Context, base: Base, copy: FileFacts) -> bool:
     """Whether a copy of which a marker alone tells may be the source's own file, on shared storage."""
     if not context.history.adopted:
         return False
-    found = await (await context.host(Side.SOURCE)).storage.stat(copy.path)
+    found = await (await context.host(Side.SOURCE)).storage.stat(base.path)
     return found is not None and (found.size_bytes, found.modified) == (copy.size_bytes, copy.modified)
 
 

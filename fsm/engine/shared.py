@@ -65,7 +65,8 @@ def findings(facts: DomainFacts, overlays: Iterable[Overlay], request: Request) 
             found.append(
                 Finding("disk-cache", request.shown_uri(Side.SOURCE), message, "choose another cache mode")
             )
-        if not overlay.shared and request.storage is StorageChoice.SHARED:
+        elsewhere = bool(overlay.destination_base)
+        if not overlay.shared and not elsewhere and request.storage is StorageChoice.SHARED:
             message = f"{disk}: what the source puts beside it does not appear there: it is not shared"
             remedy = "mount the same file system on both hosts, or migrate with --storage copy"
             found.append(Finding("not-shared", request.shown_uri(Side.DESTINATION), message, remedy))

@@ -152,6 +152,6 @@ class SpaceWatch:
     def _still_to_come(self, held: dict[str, int], directory: str, arrived: Sequence[FileFacts]) -> int:
         """What a destination's directory must take: the rest of the overlays, and their commit."""
         there = {file.path: file.allocated_bytes for file in arrived}
-        here = [one for one in self.context.planned.overlays if directory_of(one.path) == directory]
+        here = [one for one in self.context.planned.overlays if directory_of(one.arrived.path) == directory]
         sizes = [(held.get(one.path, 0), there.get(one.arrived.path, 0)) for one in here]
         return sum(whole + max(0, whole - come) for whole, come in sizes)

@@ -22,6 +22,7 @@ def limit(request: Request) -> Throttle | None:
 async def copy_by_streams(context: Context, base: Base, throttle: Throttle | None, progress: Progress) -> int:
     """Copy a base that stands still, or what is missing of its copy; how many bytes of data it has."""
     connector, request = context.hosts.connector, context.request
+    there = context.planned.copy_of(base).path
     recorder = CopyRecorder(context, base.path, base.size_bytes)
 
     async def copy(ranges: Sequence[Range], progress: Progress) -> CopyResult:
@@ -31,13 +32,14 @@ async def copy_by_streams(context: Context, base: Base, throttle: Throttle | Non
             request.destination_uri,
             base.path,
             ranges,
+            destination_path=there,
             connections=request.connections,
             throttle=throttle,
             progress=progress,
             on_blocks=recorder.add,
         )
 
-    begun = await _is_begun(context, base)
+    begun = await _is_begun(context, context.planned.copy_of(base))
     try:
         if not begun:
             return (await copy(whole_file(base.size_bytes), progress)).data_bytes
@@ -45,7 +47,7 @@ async def copy_by_streams(context: Context, base: Base, throttle: Throttle | Non
         copied = Copied(
             connector,
             request.destination_uri,
-            base.path,
+            there,
             base.size_bytes,
             request.connections,
             limit(request),  # of its own: the link carries both directions
@@ -58,18 +60,18 @@ async def copy_by_streams(context: Context, base: Base, throttle: Throttle | Non
     return continued.data_bytes + continued.kept_bytes
 
 
-async def _is_begun(context: Context, base: Base) -> bool:
+async def _is_begun(context: Context, copy: Base) -> bool:
     """Whether the copy's file holds anything yet. One that somebody has removed is made anew."""
     storage = (await context.host(Side.DESTINATION)).storage
-    found = await storage.stat(base.path)
+    found = await storage.stat(copy.path)
     if found is None:
-        await storage.create_sparse(base.path, base.size_bytes)
+        await storage.create_sparse(copy.path, copy.size_bytes)
         return False
-    if found.size_bytes != base.size_bytes:
+    if found.size_bytes != copy.size_bytes:
         raise ActionFailed(
             "copy-bases",
-            f"{context.request.shown_uri(Side.DESTINATION)}: {base.path} is {found.size_bytes} bytes long, "
-            f"and was made with {base.size_bytes}",
+            f"{context.request.shown_uri(Side.DESTINATION)}: {copy.path} is {found.size_bytes} bytes long, "
+            f"and was made with {copy.size_bytes}",
             retryable=False,
             remedy="find out who wrote to it; then migrate again",
         )

@@ -65,11 +65,12 @@ async def _move_definition(context: Context) -> None:
     uuid = context.planned.domain_uuid
     for base in context.history.bases.bases:
         await expect_unwritten(context, base, "migrate")
-    xml = await source.persistent_xml(uuid)
+    xml, moved_to = await source.persistent_xml(uuid), context.planned.moved.values()
     facts = await source.domain(uuid)
     if facts is None or facts.state is not DomainState.SHUT_OFF:
         raise ActionFailed("migrate", f"{source.uri}: the domain is not shut off any more", retryable=False)
-    await destination.define(xml)
+    moved = {target: image for target, image in context.planned.arrivals.items() if image[0] in moved_to}
+    await destination.define(with_disk_sources(xml, moved))
 
 
 async def _expect_overlays(context: Context, source: Host) -> None:

@@ -191,6 +191,19 @@ def with_graphics_passwords(xml: str, password: str) -> str:
     return serialize(root)
 
 
+def with_other_paths(xml: str, paths: Mapping[str, str]) -> str:
+    """Snapshot XML that names image files by other paths: those that change, and their new ones.
+
+    A snapshot describes its domain as it was when it was taken, up to twice: running, and for its next start.
+    """
+    root = parse(xml, "domainsnapshot")
+    for domain in ("domain", "inactiveDomain"):
+        for source in root.iterfind(f"{domain}/devices/disk//source[@file]"):
+            path = source.get("file", "")
+            set_attribute(source, "file", paths.get(path, path))
+    return serialize(root)
+
+
 def mirror_ready(xml: str, target: str) -> bool:
     """Whether the disk's mirroring block job may be pivoted.
 

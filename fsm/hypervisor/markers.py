@@ -115,6 +115,8 @@ def _element(marker: Marker, *, alone: bool) -> etree._Element:
         _set(disk, **names, base=overlay.base, format=overlay.base_format)
         if overlay.shared:
             _set(disk, shared="yes")
+        if overlay.destination_base:
+            _set(disk, destination_base=overlay.destination_base)
     for base in marker.bases:
         sizes = {"size": base.size_bytes, "allocated": base.allocated_bytes, "capacity": base.capacity_bytes}
         copy = _child(root, "copy")
@@ -152,6 +154,7 @@ def _read(root: etree._Element) -> Marker:
                 base=_get(disk, "base"),
                 base_format=_get(disk, "format"),
                 shared=disk.get("shared") == "yes",
+                destination_base=disk.get("destination-base", ""),
             )
             for disk in root.iterfind(f"{{{NAMESPACE}}}disk")
         ),

@@ -100,6 +100,7 @@ class Overlay:
     """A temporary overlay: its path, and the base below it (path and format), for one disk target.
 
     ``shared``: both hosts see the very same base, so that it is never copied and never removed.
+    ``destination_base`` is the path of the base's copy, empty where that has the same path.
     """
 
     target: str
@@ -107,16 +108,22 @@ class Overlay:
     base: str
     base_format: str
     shared: bool = False
+    destination_base: str = ""
 
     @property
     def arrived(self) -> Overlay:
         """The destination's overlay of the same disk. In a directory of both hosts it is another file."""
-        return evolve(self, path=f"{self.path}.arrived") if self.shared else self
+        if self.shared:
+            return evolve(self, path=f"{self.path}.arrived")
+        if not self.destination_base:
+            return self
+        path = self.destination_base + self.path.removeprefix(self.base)
+        return evolve(self, path=path, base=self.destination_base, destination_base="")
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The base, and the overlays of both hosts."""
-        return tuple(dict.fromkeys((self.base, self.path, self.arrived.path)))
+        """The base, its copy, and the overlays of both hosts."""
+        return tuple(dict.fromkeys((self.base, self.path, self.arrived.base, self.arrived.path)))
 
 
 @frozen

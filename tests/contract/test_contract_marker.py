@@ -32,6 +32,7 @@ FULL = Marker(
     merge=Merge.MIRROR,
     overlays=(
         Overlay("vda", '/images/it\'s "a".qcow2.fsm-0123456789ab', '/images/it\'s "a".qcow2', "qcow2"),
+        Overlay("vdc", "/images/c.fsm-0123456789ab", "/images/c", "raw", destination_base="/pool/<c> & 'd'"),
         Overlay("vdb", "/images/  b\t.raw.fsm-0123456789ab", "/images/  b\t.raw", "raw"),
     ),
     bases=(Base("/images/  b\t.raw", "raw", 5, 4, 3),),

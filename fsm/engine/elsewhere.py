@@ -1,0 +1,120 @@
+"""Copies that lie elsewhere at the destination than their originals do at the source."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+
+from attrs import evolve
+
+from fsm.engine.checks import Finding
+from fsm.engine.plan import Plan, Request, Side
+from fsm.errors import BadInput
+from fsm.hypervisor import domain_xml
+from fsm.hypervisor.port import Storage
+from fsm.hypervisor.values import DomainFacts, Overlay, SnapshotMetadata
+
+# What libvirt's storage pools can't show, nor a journal hold.
+_UNSHOWN = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
+_EXAMPLE = "for example vda=/srv/images/web.qcow2, or vda=POOL/web.qcow2"
+
+
+def check_places(request: Request) -> None:
+    """Raise ``BadInput`` for what is wrong with the places of copies whatever the hosts look like."""
+    targets = [target for target, _ in _places(request)]
+    if twice := sorted({target for target in targets if targets.count(target) > 1}):
+        raise BadInput(f"disk {', '.join(twice)} is mapped twice by --disk-map")
+    for target, place in _places(request):
+        pool, _, name = place.partition("/")
+        plain = posixpath.normpath(place) == place and not _UNSHOWN.search(place)
+        is_path = place.startswith("/") and not place.startswith("//") and name
+        if not target or not plain or not (is_path or (pool and name and "/" not in name)):
+            raise BadInput(
+                f"--disk-map {target}={place} is neither TARGET=PATH, with a plain absolute path, "
+                "nor TARGET=POOL/NAME",
+                remedy=_EXAMPLE,
+            )
+        if place.startswith("/dev/"):
+            raise BadInput(
+                f"--disk-map {target}={place}: a copy is made as a file, not on a block device",
+                remedy=_EXAMPLE,
+            )
+
+
+def _places(request: Request) -> list[tuple[str, str]]:
+    parted = (entry.partition("=") for entry in request.disk_map)
+    return [(target, place) for target, _, place in parted]
+
+
+async def mapped(storage: Storage, overlays: Sequence[Overlay], request: Request) -> tuple[Overlay, ...]:
+    """The overlays with the places that ``disk_map`` gives their copies. Raises ``HostError`` for a pool."""
+    found = {overlay.target: overlay for overlay in overlays}
+    for target, place in _places(request):
+        if target in found:
+            found[target] = _placed(found[target], await _path(storage, place))
+    return tuple(found.values())
+
+
+async def pooled(storage: Storage, overlays: Sequence[Overlay], request: Request) -> tuple[Overlay, ...]:
+    """The same with the others' copies in the pool that is asked for. Raises ``HostError`` for it."""
+    if not request.pool:
+        return tuple(overlays)
+    mapped_ones = {target for target, _ in _places(request)}
+    directory = await storage.pool_directory(request.pool)
+    return tuple(
+        overlay
+        if overlay.shared or overlay.target in mapped_ones
+        else _placed(overlay, posixpath.join(directory, posixpath.basename(overlay.base)))
+        for overlay in overlays
+    )
+
+
+def _placed(overlay: Overlay, path: str) -> Overlay:
+    return evolve(overlay, destination_base="" if path == overlay.base else path)
+
+
+async def _path(storage: Storage, place: str) -> str:
+    if place.startswith("/"):
+        return place
+    pool, _, name = place.partition("/")
+    return posixpath.join(await storage.pool_directory(pool), name)
+
+
+def findings(facts: DomainFacts, overlays: Iterable[Overlay], request: Request) -> list[Finding]:
+    """Every disk that is mapped is one that is copied, and no two copies have one path."""
+    uri = request.shown_uri(Side.SOURCE)
+    places: dict[str, str] = {}
+    known = {disk.target for disk in facts.disks}
+    moving = {overlay.target for overlay in overlays}
+    found = []
+    for target, _ in _places(request):
+        if target not in moving:
+            what = "is not copied" if target in known else "does not exist"
+            named = ", ".join(sorted(moving))
+            message = f"disk {target} {what}, so there is nothing to map; copied are: {named}"
+            found.append(Finding("no-such-disk", uri, message, "name one of these with --disk-map"))
+    for overlay in overlays:
+        path = overlay.arrived.base
+        if path in places:
+            message = f"the copies of {places[path]} and {overlay.target} would both be {path}"
+            remedy = "give one of them another name: --disk-map"
+            found.append(Finding("path-taken", request.shown_uri(Side.DESTINATION), message, remedy))
+        places[path] = overlay.target
+    return found
+
+
+def described_there(plan: Plan, snapshots: Iterable[SnapshotMetadata]) -> tuple[SnapshotMetadata, ...]:
+    """Snapshots as the destination is to have them: each describes its domain, with the disks' paths."""
+    return _moved(snapshots, plan.moved)
+
+
+def described_here(plan: Plan, snapshots: Iterable[SnapshotMetadata]) -> tuple[SnapshotMetadata, ...]:
+    """What the destination has, as it was at the source."""
+    return _moved(snapshots, {there: here for here, there in plan.moved.items()})
+
+
+def _moved(snapshots: Iterable[SnapshotMetadata], paths: dict[str, str]) -> tuple[SnapshotMetadata, ...]:
+    if not paths:
+        return tuple(snapshots)
+    return tuple(evolve(one, xml=domain_xml.with_other_paths(one.xml, paths)) for one in snapshots)

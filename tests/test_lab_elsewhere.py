@@ -1,0 +1,180 @@
+"""Copies that lie elsewhere at the destination, between two real hosts: every snapshot can be reverted to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from attrs import evolve
+
+from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec, evidence
+from fsm.lab.guest import Guest, revert
+from tests.lab_rig import (
+    LIBVIRT,
+    NEEDS_LAB,
+    Before,
+    Event,
+    Rig,
+    by_nbd,
+    check_kept,
+    check_untouched,
+    definition,
+    domains,
+    failed,
+    files,
+    lab_in,
+    look,
+    still,
+    watched,
+)
+
+pytestmark = NEEDS_LAB
+
+COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
+STORE, OTHER = f"{LIBVIRT}/store", f"{LIBVIRT}/other <&> 'dir'"
+WEB = GuestSpec(
+    name="web",
+    disks=(DiskSpec(target="vda", size_mib=48, data_mib=16), DiskSpec(target="vdb", size_mib=16, data_mib=4)),
+    snapshots=(SnapshotSpec("s1"), SnapshotSpec("s2", "s1")),
+)
+OFF = evolve(WEB, name="off", state="shut off")
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    directory = tmp_path_factory.mktemp("labs")
+    with lab_in(directory) as lab:
+        for host in lab.hosts:
+            host.run(["mkdir", STORE, OTHER])
+            host.virsh("pool-define-as", "store", "dir", "--target", STORE)
+        yield Rig(lab, directory / "journal.db")
+
+
+@pytest.fixture
+def web(rig: Rig) -> Iterator[GuestSpec]:
+    rig.lab.define_guest(rig.alpha, WEB)
+    yield WEB
+    _remove(rig, WEB)
+
+
+def _remove(rig: Rig, spec: GuestSpec) -> None:
+    rig.destroy(spec)
+    for host in rig.lab.hosts:
+        host.run(["find", STORE, OTHER, "-type", "f", "-delete"])
+
+
+def placed(spec: GuestSpec, *paths: str) -> GuestSpec:
+    """The guest with its disks there."""
+    disks = tuple(evolve(disk, path=path) for disk, path in zip(spec.disks, paths, strict=True))
+    return evolve(spec, disks=disks)
+
+
+def mapping(spec: GuestSpec) -> list[str]:
+    return [f"--disk-map={disk.target}={disk.image(spec.name)}" for disk in spec.disks]
+
+
+def as_there(before: Before, here: GuestSpec, there: GuestSpec) -> Before:
+    """What must be found at the destination: another path is all that differs.
+
+    The order of the paths is that of the disks, as ``definition`` sorts them.
+    """
+    moved = {
+        old.image(here.name): new.image(there.name) for old, new in zip(here.disks, there.disks, strict=True)
+    }
+    escaped = {_escaped(old): _escaped(new) for old, new in moved.items()}
+    text = re.sub(r'(?<=<source file=")[^"]*', lambda path: escaped.get(path[0], path[0]), before.definition)
+    return evolve(before, definition=text)
+
+
+def _escaped(path: str) -> str:
+    """As an attribute of canonical XML has it."""
+    return path.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+
+
+def check_reverts(spec: GuestSpec, at: LabHost) -> None:
+    """It goes back to each snapshot and writes on from there, on the disks that it has here."""
+    for snapshot in spec.snapshots:
+        guest = Guest(at, spec.name, spec)
+        revert(guest, snapshot.name)
+        assert guest.state == "running"
+        guest.wait_for_writes()
+        listed = at.virsh("domblklist", "--domain", spec.name)
+        assert all(disk.image(spec.name) in listed for disk in spec.disks), listed
+
+
+def test_committed_into_other_directories_and_mirrored_back(rig: Rig, web: GuestSpec) -> None:
+    there = placed(web, f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
+    again = placed(web, f"{OTHER}/third.qcow2", f"{STORE}/second.qcow2")
+    ways = [
+        (web, there, rig.alpha, ["--merge=commit", mapping(there)[0], "--pool=store", "--verify=full"]),
+        (there, again, rig.beta, ["--merge=mirror", mapping(again)[0], "--disk-map=vdb=store/second.qcow2"]),
+    ]
+    for here, wanted, source, options in ways:
+        before = look(rig, source, here)
+        with watched(rig, web) as watch:
+            finished = rig.migrate(web.name, source, *options)
+        assert finished.returncode == COMMITTED, finished.stderr
+        check_kept(rig, wanted, as_there(before, here, wanted), rig.other(source), watch.acks)
+        check_reverts(wanted, rig.other(source))
+
+
+@pytest.mark.parametrize("merge", ["commit", "mirror"])
+def test_a_failed_one_goes_back_and_leaves_nothing(rig: Rig, web: GuestSpec, merge: str) -> None:
+    there = placed(web, f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
+    before = look(rig, rig.alpha, web)
+
+    def memory_moves(event: Event) -> bool:
+        return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
+
+    options = (*mapping(there), "--merge", merge, "--bandwidth", "24")
+    with watched(rig, web) as watch, rig.migrating(web.name, rig.alpha, *options) as running:
+        assert running.until(memory_moves), running.events[-5:]
+        rig.beta.kill_qemu(web.name)
+        code, result = running.finish()
+    assert code == ROLLED_BACK, result
+    check_kept(rig, web, before, rig.alpha, watch.acks)
+    check_untouched(rig, before, rig.beta)
+    check_reverts(web, rig.alpha)
+
+
+def test_straight_from_host_to_host(rig: Rig, web: GuestSpec) -> None:
+    there = placed(web, f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
+    rig.beta.run(["cp", rig.alpha.path(web.disks[1].image(web.name)).as_posix(), f"{OTHER}/seed"])
+    before = look(rig, rig.alpha, web)
+    with watched(rig, web) as watch:
+        options = (*mapping(there), *by_nbd(rig, rig.alpha), f"--seed=vdb={OTHER}/seed")
+        finished = rig.migrate(web.name, rig.alpha, *options)
+    assert finished.returncode == COMMITTED, finished.stderr
+    check_kept(rig, there, as_there(before, web, there), rig.beta, watch.acks)
+
+
+def test_one_that_is_shut_off(rig: Rig) -> None:
+    rig.lab.define_guest(rig.alpha, OFF)
+    there = placed(OFF, f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
+    before = look(rig, rig.alpha, OFF)
+    finished = rig.migrate(OFF.name, rig.alpha, *mapping(there))
+    assert finished.returncode == COMMITTED, finished.stderr
+    assert [OFF.name in domains(host) for host in rig.lab.hosts] == [False, True]
+    assert failed(evidence.compare(before.evidence, evidence.collect(rig.beta, there))) == []
+    assert definition(rig.beta, OFF.name) == as_there(before, OFF, there).definition
+    assert still(rig.beta, there) == before.still
+    check_reverts(there, rig.beta)
+    _remove(rig, OFF)
+
+
+def test_what_preflight_refuses(rig: Rig, web: GuestSpec) -> None:
+    rig.beta.virsh(
+        "pool-define-as", "remote", "netfs", "--source-host=h", "--source-path=/x", "--target=/mnt"
+    )
+    before = files(rig.beta)
+    for place, words in (
+        ("nowhere/x", "there is no storage pool 'nowhere'"),
+        ("remote/x", "pool 'remote' is not active"),
+        (f"{LIBVIRT}/no/such", "there is no directory"),
+    ):
+        finished = rig.migrate(web.name, rig.alpha, f"--disk-map=vda={place}")
+        assert finished.returncode == REFUSED
+        assert words in " ".join(finished.stderr.split())
+    assert files(rig.beta) == before
+    rig.beta.virsh("pool-undefine", "remote")
