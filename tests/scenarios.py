@@ -18,7 +18,7 @@ from fsm.hypervisor.simulated import Denied, Moment, commit, domains, files, ima
 from fsm.hypervisor.simulated.state import HostState, Instance, WorldState
 from fsm.machine.observation import DomainState
 from tests.lives import Life
-from tests.simulation import DESTINATION, IMAGES, PLACED, SOURCE, Simulation
+from tests.simulation import DESTINATION, IMAGES, PLACED, RENAMED, SOURCE, Simulation
 
 PLENTY_BYTES = 1 << 40
 FOREIGN = f"{IMAGES}/an-operators-own.qcow2"
@@ -66,18 +66,18 @@ def shut_off(_simulation: Simulation, _life: Life) -> None:
     """Nothing happens, to a domain that is shut off."""
 
 
-@_scenario(disk_map=PLACED)
-def placed_elsewhere(_simulation: Simulation, _life: Life) -> None:
-    """Nothing happens; the copies have other paths."""
+@_scenario(disk_map=PLACED, destination_name=RENAMED)
+def placed_and_renamed(_simulation: Simulation, _life: Life) -> None:
+    """Nothing happens; the copies have other paths, and the domain another name."""
 
 
-@_scenario(DomainState.SHUT_OFF, disk_map=PLACED)
-def shut_off_and_placed_elsewhere(_simulation: Simulation, _life: Life) -> None:
+@_scenario(DomainState.SHUT_OFF, disk_map=PLACED, destination_name=RENAMED)
+def shut_off_placed_and_renamed(_simulation: Simulation, _life: Life) -> None:
     """The same, to a domain that is shut off."""
 
 
-@_scenario(disk_map=PLACED)
-def destination_qemu_killed_and_placed_elsewhere(simulation: Simulation, life: Life) -> None:
+@_scenario(disk_map=PLACED, destination_name=RENAMED)
+def destination_qemu_killed_placed_and_renamed(simulation: Simulation, life: Life) -> None:
     destination_qemu_killed(simulation, life)
 
 

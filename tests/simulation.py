@@ -42,6 +42,7 @@ IMAGES = "/var/lib/libvirt/images"
 SHARED = "/srv/shared"
 ON_SHARED = tuple(SimulatedDisk(target, f"{SHARED}/web-{target}.qcow2") for target in ("vda", "vdb"))
 """The disks of a domain on a file system that both hosts see."""
+RENAMED = "mail"
 PLACED = ("vda=/srv/first.qcow2", f"vdb={IMAGES}/web-vda.qcow2")
 """Other places for the copies, one of them that of another's original."""
 SNAPSHOTS = {"s1": None, "s2": "s1", "s3": "s1"}
@@ -73,6 +74,7 @@ class Simulation:
     written: int = 0
     second_at: str = ""
     moved: dict[str, str] = field(factory=dict)
+    renamed: str = ""
     taken: set[str] = field(factory=set)
 
     @cached_property
@@ -99,13 +101,16 @@ class Simulation:
                     self.world.guest_write(self.uuid, target, block, content)
 
     def described_at(self, uri: str, xml: str) -> str:
-        """A description from before as that host is to have it: with the paths of its own files."""
+        """A description from before as that host is to have it: with its own names of domain and files."""
         moved = self.moved if uri == DESTINATION else {}
+        if self.renamed and uri == DESTINATION:
+            xml = xml.replace("<name>web</name>", f"<name>{self.renamed}</name>")
         return re.sub(r'(?<=file=")[^"]*', lambda path: moved.get(path[0], path[0]), xml)
 
     def request(self, **changes: object) -> Request:
         """The plain request, by commit, with changes."""
         mapped = (entry.partition("=") for entry in cast(tuple[str, ...], changes.get("disk_map", ())))
+        self.renamed = cast(str, changes.get("destination_name", ""))
         self.moved = {f"{IMAGES}/web-{target}.qcow2": path for target, _, path in mapped}
         wanted = {
             "domain": "web",

@@ -100,11 +100,13 @@ def test_refused_is_exit_code_5_with_all_findings(cli: Cli) -> None:
 def test_copies_go_where_they_are_mapped_to_and_that_is_told(cli: Cli) -> None:
     cli.world.add_directory(DESTINATION, "/srv/pool")
     cli.world.add_pool(DESTINATION, "/srv/pool")
-    result = cli.migrate("--disk-map", "vda=pool/a <b>", "--pool", "pool")
+    result = cli.migrate("--disk-map", "vda=pool/a <b>", "--pool", "pool", "--dname", "mail [b]")
     assert result.exit_code == 0, result.output
     assert "/srv/pool/a <b>" in cli.world.files(DESTINATION)
     migration = result.stdout.splitlines()[-1].partition(":")[0]
-    assert "copy of vda: /srv/pool/a <b>" in cli("show", migration).stdout
+    shown = cli("show", migration).stdout
+    assert "copy of vda: /srv/pool/a <b>" in shown
+    assert "name there: mail [b]" in shown
     refused = cli.migrate("--disk-map", "vda")
     assert (refused.exit_code, "TARGET=POOL/NAME" in refused.stderr) == (2, True)
 

@@ -204,26 +204,6 @@ def test_nvram_in_a_source_element() -> None:
     assert domain_xml.boot_files(xml) == (domain_xml.BootFile("nvram", "/n.fd"),)
 
 
-def test_a_snapshot_names_files_by_other_paths() -> None:
-    """Several change at once, one to where another was; what else bears such a path stays."""
-    domain = "<devices><disk><source file='{}' index='1'/></disk><disk><source file='{}'/></disk></devices>"
-    snapshot = "<domainsnapshot><name>/a</name>{}</domainsnapshot>"
-
-    def described(first: str, second: str) -> str:
-        inside = f"<name>/a</name>{domain.format(first, second)}"
-        return snapshot.format(f"<domain>{inside}</domain><inactiveDomain>{inside}</inactiveDomain>")
-
-    moved = domain_xml.with_other_paths(described("/a", "/b"), {"/a": "/b", "/b": "/c &amp; 'd'"})
-    wanted = described("/b", "/c &amp;amp; &apos;d&apos;")
-    assert etree.tostring(etree.fromstring(moved), method="c14n") == etree.tostring(
-        etree.fromstring(wanted), method="c14n"
-    )
-    left = described("/elsewhere", "/alike")
-    assert etree.tostring(
-        etree.fromstring(domain_xml.with_other_paths(left, {"/a": "/b"}))
-    ) == etree.tostring(etree.fromstring(left))
-
-
 def test_platform() -> None:
     found = domain_xml.platform(LIVE)
     assert found.emulator == "/usr/bin/qemu-system-x86_64"

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from fsm.engine.adoption import AdoptionRefused
 from fsm.engine.cases import Case, Examined, Kind
@@ -23,6 +23,7 @@ from tests.simulation import (
     DESTINATION,
     ON_SHARED,
     PLACED,
+    RENAMED,
     SOURCE,
     Simulation,
     check_end,
@@ -61,7 +62,7 @@ class Course:
     harm: bool = False
     disks: tuple[SimulatedDisk | str, ...] = ("vda", "vdb")
     state: DomainState = DomainState.RUNNING
-    disk_map: tuple[str, ...] = ()
+    also: dict[str, object] = field(factory=dict)
 
     def begin(self, simulation: Simulation) -> None:
         """Prepare what will happen."""
@@ -72,19 +73,20 @@ class Course:
         """How many records it writes when nobody dies."""
         simulation = await simulate(self.disks, state=self.state)
         self.begin(simulation)
-        result = await simulation.migrate(merge=self.merge, disk_map=self.disk_map)
+        result = await simulation.migrate(merge=self.merge, **self.also)
         return len(simulation.journal.records(result.migration))
 
 
+ELSEWHERE: dict[str, object] = {"disk_map": PLACED, "destination_name": RENAMED}
 COURSES = {
     "commit": Course(Merge.COMMIT),
     "rollback": Course(Merge.COMMIT, harm=True),
     "mirror": Course(Merge.MIRROR),
     "shared": Course(Merge.COMMIT, disks=ON_SHARED),
     "shut-off": Course(Merge.COMMIT, state=DomainState.SHUT_OFF),
-    "placed": Course(Merge.COMMIT, disk_map=PLACED),
-    "placed-rollback": Course(Merge.COMMIT, harm=True, disk_map=PLACED),
-    "placed-shut-off": Course(Merge.COMMIT, state=DomainState.SHUT_OFF, disk_map=PLACED),
+    "placed": Course(Merge.COMMIT, also=ELSEWHERE),
+    "placed-rollback": Course(Merge.COMMIT, harm=True, also=ELSEWHERE),
+    "placed-shut-off": Course(Merge.COMMIT, state=DomainState.SHUT_OFF, also=ELSEWHERE),
 }
 POINTS = [
     pytest.param(course, count, id=f"{name}-{count}")
@@ -93,9 +95,7 @@ POINTS = [
 ]
 
 
-async def _die_after(
-    simulation: Simulation, count: int, merge: Merge = Merge.COMMIT, disk_map: tuple[str, ...] = ()
-) -> str:
+async def _die_after(simulation: Simulation, count: int, merge: Merge = Merge.COMMIT, **also: object) -> str:
     """Drive until ``count`` records are written, then let go at once, as a killed process does."""
     died = asyncio.Event()
 
@@ -104,7 +104,7 @@ async def _die_after(
         if record.sequence >= count:
             died.set()
 
-    request = simulation.request(merge=merge, disk_map=disk_map)
+    request = simulation.request(merge=merge, **also)
     handle = await simulation.engine.start(request, on_record=on_record)
     await asyncio.wait(
         (asyncio.ensure_future(died.wait()), asyncio.ensure_future(handle.wait())),
@@ -166,7 +166,7 @@ def _remove_what_is_named(simulation: Simulation, result: Result) -> None:
 async def test_a_journal_lost_after_any_record_loses_nothing(course: Course, count: int) -> None:
     simulation = await simulate(course.disks, state=course.state)
     course.begin(simulation)
-    await _die_after(simulation, count, course.merge, course.disk_map)
+    await _die_after(simulation, count, course.merge, **course.also)
     await _settle(simulation)
     engine = await _lose_journal(simulation)
     marked = [await _marker_at(simulation, uri) for uri in HOSTS] != [None, None]
@@ -175,7 +175,7 @@ async def test_a_journal_lost_after_any_record_loses_nothing(course: Course, cou
     if result is not None:
         runs = [SOURCE] if course.state is DomainState.RUNNING else []
         assert result.state == "committed" or simulation.world.running_at(simulation.uuid) == runs
-        if course.disk_map:
+        if course.also:
             _remove_what_is_named(simulation, result)
         else:
             assert result.left_behind == ()

@@ -38,6 +38,7 @@ from tests.simulation import (
     DESTINATION,
     ON_SHARED,
     PLACED,
+    RENAMED,
     SOURCE,
     Simulation,
     check_end,
@@ -104,6 +105,7 @@ class Accidents(RuleBasedStateMachine):
             None,
             merge=Merge.COMMIT if shared or merge is Merge.NONE else merge,
             disk_map=PLACED if placed and not shared else (),
+            destination_name=RENAMED if placed else "",
         )
         self._turns(LONG, until=lambda: bool(self.simulation.journal.headers()))
         self.migration = self.simulation.journal.headers()[0].migration

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 from attrs import evolve
 
-from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec, evidence
+from fsm.lab import DiskSpec, GuestSpec, LabHost, SerialWatch, SnapshotSpec, evidence
 from fsm.lab.guest import Guest, revert
+from fsm.lab.spec import serial_path
 from tests.lab_rig import (
     LIBVIRT,
     NEEDS_LAB,
@@ -55,6 +58,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def web(rig: Rig) -> Iterator[GuestSpec]:
     rig.lab.define_guest(rig.alpha, WEB)
     yield WEB
+    for name in {name for host in rig.lab.hosts for name in domains(host)}:
+        _remove(rig, evolve(WEB, name=name))
     _remove(rig, WEB)
 
 
@@ -84,7 +89,8 @@ def as_there(before: Before, here: GuestSpec, there: GuestSpec) -> Before:
     }
     escaped = {_escaped(old): _escaped(new) for old, new in moved.items()}
     text = re.sub(r'(?<=<source file=")[^"]*', lambda path: escaped.get(path[0], path[0]), before.definition)
-    return evolve(before, definition=text)
+    here_name, there_name = (f"<name>{escape(spec.name)}</name>" for spec in (here, there))
+    return evolve(before, definition=text.replace(here_name, there_name, 1))
 
 
 def _escaped(path: str) -> str:
@@ -151,16 +157,64 @@ def test_straight_from_host_to_host(rig: Rig, web: GuestSpec) -> None:
 
 def test_one_that_is_shut_off(rig: Rig) -> None:
     rig.lab.define_guest(rig.alpha, OFF)
-    there = placed(OFF, f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
+    there = placed(called(rig, OFF, "on"), f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
     before = look(rig, rig.alpha, OFF)
-    finished = rig.migrate(OFF.name, rig.alpha, *mapping(there))
+    finished = rig.migrate(OFF.name, rig.alpha, "--dname=on", *mapping(there))
     assert finished.returncode == COMMITTED, finished.stderr
-    assert [OFF.name in domains(host) for host in rig.lab.hosts] == [False, True]
+    assert [domains(host) for host in rig.lab.hosts] == [[], ["on"]]
     assert failed(evidence.compare(before.evidence, evidence.collect(rig.beta, there))) == []
-    assert definition(rig.beta, OFF.name) == as_there(before, OFF, there).definition
+    assert definition(rig.beta, "on") == as_there(before, OFF, there).definition
     assert still(rig.beta, there) == before.still
     check_reverts(there, rig.beta)
+    _remove(rig, there)
     _remove(rig, OFF)
+
+
+def called(rig: Rig, spec: GuestSpec, name: str) -> GuestSpec:
+    """The guest under another name, with its disks where they are, and its serial port found by that name."""
+    for host in rig.lab.hosts:
+        log = host.path(serial_path(name))
+        if not log.is_symlink():
+            log.symlink_to(Path(serial_path(spec.name)).name)
+    return evolve(placed(spec, *(disk.image(spec.name) for disk in spec.disks)), name=name)
+
+
+def test_under_another_name_and_back(rig: Rig, web: GuestSpec) -> None:
+    there = called(rig, web, "wéb & <there> 'q'")
+    again = placed(web, f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
+    ways = [
+        (web, there, rig.alpha, ["--merge=commit"]),
+        (there, again, rig.beta, ["--merge=mirror", *mapping(again)]),
+    ]
+    for here, wanted, source, options in ways:
+        before, at = look(rig, source, here), rig.other(source)
+        with SerialWatch(*rig.lab.serial_logs(web.name)) as watch:
+            finished = rig.migrate(here.name, source, f"--dname={wanted.name}", *options)
+            assert finished.returncode == COMMITTED, finished.stderr
+            Guest(at, wanted.name, wanted).wait_for_writes()
+        assert here.name not in [name for host in rig.lab.hosts for name in domains(host)]
+        check_kept(rig, wanted, as_there(before, here, wanted), at, watch.acks)
+        at.kill_libvirtd()
+        at.start_libvirtd()
+        assert definition(at, wanted.name) == as_there(before, here, wanted).definition, "on its disk"
+        check_reverts(wanted, at)
+
+
+def test_a_failed_one_keeps_its_name(rig: Rig, web: GuestSpec) -> None:
+    before = look(rig, rig.alpha, web)
+
+    def memory_moves(event: Event) -> bool:
+        return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
+
+    options = ("--dname", "other", "--merge", "commit", "--bandwidth", "24")
+    with watched(rig, web) as watch, rig.migrating(web.name, rig.alpha, *options) as running:
+        assert running.until(memory_moves), running.events[-5:]
+        rig.beta.kill_qemu("other")
+        code, result = running.finish()
+    assert code == ROLLED_BACK, result
+    check_kept(rig, web, before, rig.alpha, watch.acks)
+    check_untouched(rig, before, rig.beta)
+    check_reverts(web, rig.alpha)
 
 
 def test_what_preflight_refuses(rig: Rig, web: GuestSpec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import random
 from base64 import b64encode
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from fsm.errors import BadInput
 from fsm.hypervisor import markers
-from fsm.hypervisor.values import Marker, SnapshotMetadata
+from fsm.hypervisor.values import Marker, Overlay, SnapshotMetadata
 
 DOMAIN = "<domain><name>web</name><uuid>u</uuid><memory>1</memory></domain>"
 _texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -68,6 +69,23 @@ def test_a_domain_without_a_uuid_is_marked_all_the_same() -> None:
     marked = markers.marked("<domain><name>web</name></domain>", Marker("1", owner="2"))
     assert markers.read(marked) == Marker("1", owner="2")
     assert markers.unmarked(marked) == "<domain><name>web</name></domain>"
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"destination_name": "mail"},
+        {"overlays": (Overlay("vda", "/a.fsm-1", "/a", "raw", destination_base="/b"),)},
+    ],
+)
+def test_who_does_not_know_of_other_names_at_the_destination_can_not_read_it(
+    elsewhere: dict[str, Any],
+) -> None:
+    marker = Marker("1", owner="2", **elsewhere)
+    text = markers.marked(DOMAIN, marker)
+    assert 'format="2"' in text
+    assert markers.read(text) == marker
+    assert 'format="1"' in markers.marked(DOMAIN, Marker("1", owner="2"))
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ def _show_summary(header: Header, history: History) -> None:
     if history.plan is not None:
         plan = history.plan
         click.echo(f"merge {plan.merge}" + (f": {plan.merge_reason}" if plan.merge_reason else ""))
+        if plan.destination_name:
+            click.echo(f"name there: {plan.destination_name}")
         for overlay in plan.overlays:
             if overlay.destination_base:
                 click.echo(f"copy of {overlay.target}: {overlay.destination_base}")

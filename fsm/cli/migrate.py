@@ -115,6 +115,9 @@ from fsm.errors import BadInput
     "--pool", default="", metavar="NAME", help="Copies go into this storage pool there, by their own names."
 )
 @click.option(
+    "--dname", "destination_name", default="", metavar="NAME", help="What the domain is called there."
+)
+@click.option(
     "--exclude-disk", "exclude_disks", multiple=True, metavar="TARGET", help="Leave this disk alone."
 )
 @click.option("--accept", multiple=True, metavar="CHECK", help="Go on despite this preflight finding.")

@@ -73,7 +73,7 @@ WORDS = (
     Word("migrateuri", Answer.OTHERWISE, "--migrate-uri", takes=True),
     Word("graphicsuri", Answer.OTHERWISE, "--graphics-uri", takes=True),
     Word("listen-address", Answer.SAME, takes=True),
-    Word("dname", Answer.REFUSED, "rename the domain before or behind (virsh domrename)", takes=True),
+    Word("dname", Answer.SAME, "in the snapshots' descriptions too", takes=True),
     Word("timeout", Answer.SAME, "of libvirt's migration, behind the copy of the bases", takes=True),
     Word("timeout-suspend", Answer.ANYWAY, "what --timeout does"),
     Word("timeout-postcopy", Answer.REFUSED, _HALVES),

@@ -130,8 +130,11 @@ class Adoption:
             marker.destination_host,
             owners=(marker.owner, secrets.token_hex(8)),
             merge=marker.merge,
+            destination_name=marker.destination_name,
         )
         facts = await self._still(plan)
+        if Side.SOURCE in facts:  # the case may be told of under the name that it has at the destination
+            plan = evolve(plan, domain_name=facts[Side.SOURCE].name)
         home = self._home(facts)
         pools = await self._pools(plan)
         bases = await self._bases(plan, marker, facts, home, pools)

@@ -34,6 +34,9 @@ def check_request(request: Request) -> None:
     if request.direct is not None:
         check_direct(request, request.direct)
     check_places(request)
+    name = request.destination_name
+    if name and (_UNWRITABLE.search(name) or "/" in name or not name.strip()):
+        raise BadInput(f"--dname {name!r} is not a name that libvirt takes", remedy="leave out '/'")
     if request.timeout_s < 0:
         raise BadInput("a timeout can't be negative", remedy="0 means none")
     _check_tuning(request.tuning)

@@ -1,4 +1,4 @@
-"""Copies that lie elsewhere at the destination than their originals do at the source."""
+"""What is not the same on both hosts: where the copies lie, and what the domain is called."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attrs import evolve
 from fsm.engine.checks import Finding
 from fsm.engine.plan import Plan, Request, Side
 from fsm.errors import BadInput
-from fsm.hypervisor import domain_xml
+from fsm.hypervisor import snapshot_xml
 from fsm.hypervisor.port import Storage
 from fsm.hypervisor.values import DomainFacts, Overlay, SnapshotMetadata
 
@@ -105,16 +105,22 @@ def findings(facts: DomainFacts, overlays: Iterable[Overlay], request: Request) 
 
 
 def described_there(plan: Plan, snapshots: Iterable[SnapshotMetadata]) -> tuple[SnapshotMetadata, ...]:
-    """Snapshots as the destination is to have them: each describes its domain, with the disks' paths."""
-    return _moved(snapshots, plan.moved)
+    """Snapshots as the destination is to have them: each describes its domain, with its name and its disks.
+
+    A revert starts the domain as it is described there. libvirt 9.0 passes over a name that differs.
+    """
+    return _elsewhere(snapshots, plan.moved, plan.destination_name)
 
 
 def described_here(plan: Plan, snapshots: Iterable[SnapshotMetadata]) -> tuple[SnapshotMetadata, ...]:
     """What the destination has, as it was at the source."""
-    return _moved(snapshots, {there: here for here, there in plan.moved.items()})
+    name = plan.domain_name if plan.destination_name else ""
+    return _elsewhere(snapshots, {there: here for here, there in plan.moved.items()}, name)
 
 
-def _moved(snapshots: Iterable[SnapshotMetadata], paths: dict[str, str]) -> tuple[SnapshotMetadata, ...]:
-    if not paths:
+def _elsewhere(
+    snapshots: Iterable[SnapshotMetadata], paths: dict[str, str], name: str
+) -> tuple[SnapshotMetadata, ...]:
+    if not paths and not name:
         return tuple(snapshots)
-    return tuple(evolve(one, xml=domain_xml.with_other_paths(one.xml, paths)) for one in snapshots)
+    return tuple(evolve(one, xml=snapshot_xml.elsewhere(one.xml, paths, name)) for one in snapshots)

@@ -158,9 +158,9 @@ class Guard:
         if uuid is not None:
             return uuid in (header.domain_uuid, asked_for) or domain == header.domain
         if asked_for is None:
-            return domain == header.domain
+            return domain in {header.domain, header.request.get("destination_name") or None}
         plan = self._plan(header)
-        return plan is not None and domain == plan.domain_name
+        return plan is not None and domain in {plan.domain_name, plan.destination_name or None}
 
     def _plan(self, header: Header) -> Plan | None:
         records = [] if self.journal is None else self.journal.records(header.migration)

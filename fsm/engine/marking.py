@@ -80,6 +80,7 @@ def _marker(context: Context) -> Marker:
         bases=bases if copied else (),
         snapshots=history.bases.packed if copied else "",
         started_paused=history.started_paused,
+        destination_name=plan.destination_name,
     )
 
 

@@ -94,6 +94,7 @@ class Request:
     takes, 0: never.
     ``disk_map`` says where copies go that are not to have their originals' paths, as ``TARGET=PATH`` or
     ``TARGET=POOL/NAME``; ``pool`` is a storage pool of the destination for all others, under their own names.
+    ``destination_name`` is what the domain is to be called there; empty: as it is.
     ``exclude_disks`` names targets to be left alone. ``accept`` names preflight checks whose findings the
     user takes on himself. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
     ``correlation`` is the caller's own id for this request; every event of the log carries it.
@@ -115,6 +116,7 @@ class Request:
     timeout_s: int = 0
     disk_map: tuple[str, ...] = ()
     pool: str = ""
+    destination_name: str = ""
     exclude_disks: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
     direct: Direct | None = None
@@ -145,6 +147,7 @@ class Plan:
     ``source_host`` and ``destination_host`` are the hosts' UUIDs: whoever takes the migration over must meet
     the same hosts. ``owners`` are the claims in the domain's marker that count as ours, the last one being
     what this migration writes; those before it were adopted. ``merge_reason`` is why it merges so.
+    ``destination_name`` is the domain's other name at the destination, empty where it keeps its name.
     """
 
     domain_uuid: str
@@ -155,6 +158,7 @@ class Plan:
     owners: tuple[str, ...] = ()
     merge: Merge = Merge.COMMIT
     merge_reason: str = ""
+    destination_name: str = ""
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -58,6 +58,8 @@ async def preflight(context: Context) -> None:
             outcome["placed"] = {
                 one.target: one.destination_base for one in plan.overlays if one.destination_base
             }
+        if plan.destination_name:
+            outcome["destination_name"] = plan.destination_name
         outcome["shared"] = [overlay.target for overlay in plan.overlays if overlay.shared]
     context.outcome.update(outcome)
 
@@ -186,6 +188,9 @@ class Inspection:
             owners=(secrets.token_hex(8),),
             merge=merge,
             merge_reason=reason,
+            destination_name=""
+            if self.request.destination_name == facts.name
+            else self.request.destination_name,
         )
 
     def _overlay(self, disk: DiskFacts) -> Overlay:
@@ -247,7 +252,7 @@ class Inspection:
                 self.findings.append(
                     Finding("incompatible", destination.uri, objection, "choose a host that supports it")
                 )
-            for key in dict.fromkeys((facts.uuid, facts.name)):
+            for key in dict.fromkeys((facts.uuid, self.request.destination_name or facts.name)):
                 await self._expect_no_domain(destination, key)
             for file in (*boot_files(xml), *self._left_alone(facts)):
                 if file.kind == "nvram":

@@ -11,7 +11,7 @@ from fsm.engine.copying import expect_unwritten
 from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import Side
 from fsm.errors import ActionFailed, HostError, HostUnreachable, NotFound, OutcomeUnknown
-from fsm.hypervisor.domain_xml import with_disk_sources
+from fsm.hypervisor.domain_xml import with_disk_sources, with_name
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import JobProgress, MigrationRequest
 from fsm.machine.observation import DomainState, Job, Layer, Merge
@@ -70,7 +70,9 @@ async def _move_definition(context: Context) -> None:
     if facts is None or facts.state is not DomainState.SHUT_OFF:
         raise ActionFailed("migrate", f"{source.uri}: the domain is not shut off any more", retryable=False)
     moved = {target: image for target, image in context.planned.arrivals.items() if image[0] in moved_to}
-    await destination.define(with_disk_sources(xml, moved))
+    xml = with_disk_sources(xml, moved)
+    name = context.planned.destination_name
+    await destination.define(with_name(xml, name) if name else xml)
 
 
 async def _expect_overlays(context: Context, source: Host) -> None:
@@ -90,6 +92,7 @@ async def _migration_request(context: Context, source: Host) -> MigrationRequest
     return MigrationRequest(
         destination_uri=request.peer_uri or request.destination_uri,
         migrate_uri=request.migrate_uri,
+        destination_name=context.planned.destination_name,
         destination_xml=with_disk_sources(await source.domain_xml(uuid), images),
         persistent_xml=with_disk_sources(await source.persistent_xml(uuid), images),
         disks=context.planned.targets,

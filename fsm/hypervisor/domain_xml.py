@@ -95,6 +95,17 @@ def set_attribute(element: etree._Element, key: str, value: str) -> None:
         raise BadInput(f"XML can't carry {value!r}: {error}") from error
 
 
+def rename(domain: etree._Element, name: str) -> None:
+    """Give a domain's element another name; ``BadInput`` when XML can't carry it."""
+    found = domain.find("name")
+    if found is None:
+        raise BadInput("the domain XML has no <name>")
+    try:
+        found.text = name
+    except ValueError as error:
+        raise BadInput(f"XML can't carry the name {name!r}: {error}") from error
+
+
 def name(xml: str) -> str:
     """The domain's name."""
     return _required(parse(xml), "name")
@@ -191,16 +202,10 @@ def with_graphics_passwords(xml: str, password: str) -> str:
     return serialize(root)
 
 
-def with_other_paths(xml: str, paths: Mapping[str, str]) -> str:
-    """Snapshot XML that names image files by other paths: those that change, and their new ones.
-
-    A snapshot describes its domain as it was when it was taken, up to twice: running, and for its next start.
-    """
-    root = parse(xml, "domainsnapshot")
-    for domain in ("domain", "inactiveDomain"):
-        for source in root.iterfind(f"{domain}/devices/disk//source[@file]"):
-            path = source.get("file", "")
-            set_attribute(source, "file", paths.get(path, path))
+def with_name(xml: str, name: str) -> str:
+    """The domain's XML under another name."""
+    root = parse(xml)
+    rename(root, name)
     return serialize(root)
 
 

@@ -27,6 +27,9 @@ MOST_PACKED_BYTES = 2 << 20
 """libvirt's messages carry 4 MiB; the rest of the description must fit in as well."""
 
 _FORMAT = "1"
+# Who knows only the one above must not adopt what has other names at the destination: it would take the files
+# there that bear the source's paths for its copies.
+_ELSEWHERE_FORMAT = "2"
 _TAG = f"{{{NAMESPACE}}}migration"
 _MOST_UNPACKED_BYTES = 256 << 20
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 3, "dict_size": 4 << 20}]
@@ -49,8 +52,9 @@ def read(xml: str) -> Marker | None:
     found = _find(domain_xml.parse(xml))
     if found is None:
         return None
-    if (version := found.get("format", "")) != _FORMAT:
-        return Marker(found.get("id", ""), problem=f"its format is {version!r}, not {_FORMAT!r}")
+    if (version := found.get("format", "")) not in (_FORMAT, _ELSEWHERE_FORMAT):
+        known = f"{_FORMAT!r} or {_ELSEWHERE_FORMAT!r}"
+        return Marker(found.get("id", ""), problem=f"its format is {version!r}, not {known}")
     try:
         return _read(found)
     except ValueError as error:
@@ -98,7 +102,9 @@ def _find(root: etree._Element) -> etree._Element | None:
 
 def _element(marker: Marker, *, alone: bool) -> etree._Element:
     root = etree.Element(_TAG, nsmap={KEY: NAMESPACE})
-    _set(root, format=_FORMAT, id=marker.migration, owner=marker.owner, merge=marker.merge.value)
+    is_elsewhere = marker.destination_name or any(overlay.destination_base for overlay in marker.overlays)
+    version = _ELSEWHERE_FORMAT if is_elsewhere else _FORMAT
+    _set(root, format=version, id=marker.migration, owner=marker.owner, merge=marker.merge.value)
     if alone:
         _set(root, alone="yes")
     if marker.started_paused:
@@ -108,6 +114,8 @@ def _element(marker: Marker, *, alone: bool) -> etree._Element:
         ("destination", marker.destination_uri, marker.destination_host),
     ):
         _set(_child(root, tag), uri=uri, host=host)
+    if marker.destination_name:
+        _set(_child(root, "renamed"), name=marker.destination_name)
     _set(_child(root, "journal"), location=marker.journal)
     for overlay in marker.overlays:
         names = {"target": overlay.target, "overlay": overlay.path}
@@ -138,6 +146,7 @@ def _set(target: etree._Element, /, **values: str) -> None:
 
 def _read(root: etree._Element) -> Marker:
     source, destination = _one(root, "source"), _one(root, "destination")
+    renamed = root.find(f"{{{NAMESPACE}}}renamed")
     return Marker(
         migration=_get(root, "id"),
         owner=_get(root, "owner"),
@@ -172,6 +181,7 @@ def _read(root: etree._Element) -> Marker:
         ),
         snapshots=(root.findtext(f"{{{NAMESPACE}}}snapshots") or "").strip(),
         started_paused=root.get("started-paused") == "yes",
+        destination_name="" if renamed is None else _get(renamed, "name"),
     )
 
 

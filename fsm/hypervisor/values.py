@@ -159,6 +159,7 @@ class Marker:
     more. The URIs are as a reader may see them, ``source_host`` and ``destination_host`` the hosts' UUIDs;
     ``journal`` says where the journal is. ``bases`` is filled once the copies exist at the destination, all
     made by this migration; ``snapshots`` then holds the metadata, packed (``fsm.hypervisor.markers``).
+    ``destination_name``: the domain is to have another name there.
     ``started_paused``: the domain was shut off and is started, paused, only to be committed. ``problem`` says
     why a marker can't be read; nothing else of it is known then.
     """
@@ -175,6 +176,7 @@ class Marker:
     bases: tuple[Base, ...] = ()
     snapshots: str = field(default="", repr=False)
     started_paused: bool = False
+    destination_name: str = ""
     problem: str = ""
 
 
@@ -267,7 +269,8 @@ class MigrationRequest:
 
     ``destination_uri`` is the destination as the *source host* sees it, ``migrate_uri`` the address for the
     memory stream, None for libvirt's choice. ``destination_xml`` and ``persistent_xml`` are what runs and
-    what is defined at the destination. ``disks`` names the targets whose overlays are mirrored.
+    what is defined at the destination, ``destination_name`` what the domain is called there, where that is
+    another name than both have. ``disks`` names the targets whose overlays are mirrored.
     ``bandwidth_mib_per_s`` limits memory, and each disk for itself; 0 means unlimited. ``unsafe``: the caller
     answers for what libvirt can't know, that both hosts see the same files of the other disks.
     """
@@ -277,6 +280,7 @@ class MigrationRequest:
     persistent_xml: str
     disks: tuple[str, ...]
     migrate_uri: str | None = None
+    destination_name: str = ""
     bandwidth_mib_per_s: int = 0
     unsafe: bool = False
     tuning: Tuning = field(factory=Tuning)

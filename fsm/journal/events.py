@@ -41,6 +41,7 @@ PUBLIC_DATA = {
     "probes": "files made at the source to see whether they appear at the destination, and removed again",
     "shared": "disks whose bases both hosts share",
     "placed": "where the copies of disks lie at the destination, if not at their originals' paths",
+    "destination_name": "what the domain is called at the destination, if it is renamed",
     "created": "files made at the destination",
     "kept_bytes": "bytes of interrupted copies that were found at the destination and kept",
     "compression": "that the link was slow, and whether bases were compressed on their way",

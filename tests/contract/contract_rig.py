@@ -246,7 +246,9 @@ class Prepared:
     uuid: str
     overlays: tuple[Overlay, ...]
 
-    async def request(self, *, merge: str = "commit", bandwidth_mib_per_s: int = 0) -> MigrationRequest:
+    async def request(
+        self, *, merge: str = "commit", bandwidth_mib_per_s: int = 0, destination_name: str = ""
+    ) -> MigrationRequest:
         """The request that the engine would make."""
         disks = {
             overlay.target: (overlay.path, "qcow2")
@@ -259,6 +261,7 @@ class Prepared:
             destination_xml=with_disk_sources(await self.source.domain_xml(self.uuid), disks),
             persistent_xml=with_disk_sources(await self.source.persistent_xml(self.uuid), disks),
             disks=tuple(overlay.target for overlay in self.overlays),
+            destination_name=destination_name,
             bandwidth_mib_per_s=bandwidth_mib_per_s,
         )
 

@@ -38,6 +38,7 @@ FULL = Marker(
     bases=(Base("/images/  b\t.raw", "raw", 5, 4, 3),),
     snapshots=markers.pack(SNAPSHOTS, ["s1"]),
     started_paused=True,
+    destination_name="b & 'c' <é>",
 )
 SHORT = Marker("0123456789ab", owner="fedcba")
 
@@ -95,7 +96,7 @@ async def test_an_empty_element_that_was_there_stays(rig: Rig) -> None:
 
 
 async def test_a_marker_of_another_version_is_seen_for_what_it_is(rig: Rig) -> None:
-    later = f'<fsm:migration xmlns:fsm="{markers.NAMESPACE}" format="2" id="{FULL.migration}"/>'
+    later = f'<fsm:migration xmlns:fsm="{markers.NAMESPACE}" format="3" id="{FULL.migration}"/>'
     uuid = rig.domain("web", metadata=later)
     marker = (await facts_of(await rig.host(rig.source), uuid)).marker
     assert marker is not None

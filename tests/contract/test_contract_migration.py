@@ -28,6 +28,36 @@ from tests.contract.contract_rig import (
 NOBODY = "8a3e1d64-02c4-4f37-9a2e-1b5d7c9e0f11"
 
 
+@pytest.mark.parametrize("merge", ["commit", "mirror"])
+async def test_a_domain_may_have_another_name_there(rig: Rig, merge: str) -> None:
+    """Its process and its definition; the descriptions that are handed over have the name that it had."""
+    uuid, name = rig.domain("web"), "m & <il> 'é'"
+    prepared = await prepare(rig, uuid, destination_overlays=merge == "commit")
+    request = await prepared.request(merge=merge, destination_name=name)
+    await prepared.source.migrate(uuid, request)
+    there = prepared.destination
+    assert await there.resolve(name) == uuid
+    with pytest.raises(NotFound):
+        await there.resolve("web")
+    assert (await facts_of(there, uuid)).name == name
+    for xml in (await there.domain_xml(uuid), await there.persistent_xml(uuid)):
+        assert domain_xml.name(xml) == name
+    for overlay in prepared.overlays if merge == "commit" else ():
+        await committed(there, uuid, overlay)
+    assert domain_xml.name(await there.persistent_xml(uuid)) == name
+
+
+async def test_a_name_that_another_domain_has_there_is_refused(rig: Rig) -> None:
+    uuid = rig.domain("web")
+    prepared = await prepare(rig, uuid)
+    other = domain_xml.with_name(await prepared.source.persistent_xml(uuid), "mail")
+    await prepared.destination.define(other.replace(uuid, NOBODY))
+    with pytest.raises(HostError):
+        await prepared.source.migrate(uuid, await prepared.request(destination_name="mail"))
+    await assert_back(prepared)
+    assert await prepared.destination.resolve("mail") == NOBODY
+
+
 async def slow(rig: Rig, bandwidth_mib_per_s: int = 4) -> tuple[Prepared, asyncio.Task[None]]:
     """A migration that has begun and that takes its time."""
     uuid = rig.domain("web")

@@ -134,6 +134,7 @@ def _flags(request: MigrationRequest) -> tuple[tuple[int, bool], ...]:
 def _params(request: MigrationRequest) -> tuple[tuple[str, object], ...]:
     tuning, wiring = request.tuning, request.wiring
     return (
+        (libvirt.VIR_MIGRATE_PARAM_DEST_NAME, request.destination_name),
         (libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL, tuning.auto_converge_initial),
         (libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT, tuning.auto_converge_increment),
         (libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS, tuning.parallel_connections),

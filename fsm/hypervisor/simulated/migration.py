@@ -44,7 +44,8 @@ def begin(state: WorldState, host: HostState, uuid: str, request: MigrationReque
     destination = _peer(state, host, request.destination_uri)
     arriving = _arrive(state, host, destination, record, request)
     pending = _to_mirror(state, host, instance, request, destination, arriving)
-    there = destination.domains.setdefault(uuid, DomainRecord(uuid, record.name))
+    name = request.destination_name or record.name
+    there = destination.domains.setdefault(uuid, DomainRecord(uuid, name))
     there.instance = arriving
     memory = documents.memory_bytes(instance.xml)
     disk_bytes = sum(len(blocks) for blocks in pending.values()) * PAGE
@@ -87,19 +88,20 @@ def _arrive(
     request: MigrationRequest,
 ) -> Instance:
     """The instance at the destination, not yet entered there."""
-    text = request.destination_xml
+    text, name = request.destination_xml, request.destination_name or record.name
     if (domain_xml.uuid(text), domain_xml.name(text)) != (record.uuid, record.name):
         raise Denied("unsupported configuration: the destination XML describes another domain")
     there = destination.domains.get(record.uuid)
     if there is not None and there.instance is not None:
-        raise Denied(f"operation failed: domain '{record.name}' is already active")
+        raise Denied(f"operation failed: domain '{there.name}' is already active")
     for other in destination.domains.values():
-        if other.name == record.name and other.uuid != record.uuid:
-            raise Denied(f"operation failed: domain '{record.name}' already exists with uuid {other.uuid}")
+        if other.name == name and other.uuid != record.uuid:
+            raise Denied(f"operation failed: domain '{name}' already exists with uuid {other.uuid}")
     machine = domain_xml.platform(text).machine
     if destination.machines and machine not in destination.machines:
         raise Denied(f"unsupported configuration: Emulator does not support machine type '{machine}'")
     disks = instances.open_disks(state, destination, text)
+    text = domain_xml.with_name(text, name) if name != record.name else text
     arriving = Instance(text, DomainState.PAUSED, "migration", disks, incoming_from=host.uri)
     instances.take_locks(state, destination, record.uuid, instances.writable(arriving))
     return arriving
@@ -239,7 +241,8 @@ def _switch(state: WorldState, uuid: str, instance: Instance, job: MigrationJob)
     arriving.reason = job.began_as[1] if paused else "migrated"
     arriving.incoming_from = ""
     arriving.inactive = paused
-    there.definition = job.request.persistent_xml
+    name, text = job.request.destination_name, job.request.persistent_xml
+    there.definition = domain_xml.with_name(text, name) if name else text
     job.phase = Phase.CONFIRM
 
 
