@@ -14,6 +14,7 @@ from fsm.errors import BadInput
 from fsm.hypervisor import snapshot_xml
 from fsm.hypervisor.port import Storage
 from fsm.hypervisor.values import DomainFacts, Overlay, SnapshotMetadata
+from fsm.journal.records import Data
 
 # What libvirt's storage pools can't show, nor a journal hold.
 _UNSHOWN = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
@@ -102,6 +103,21 @@ def findings(facts: DomainFacts, overlays: Iterable[Overlay], request: Request) 
             found.append(Finding("path-taken", request.shown_uri(Side.DESTINATION), message, remedy))
         places[path] = overlay.target
     return found
+
+
+def other_name(facts: DomainFacts, request: Request) -> str:
+    """What the domain is to be called at the destination, empty where it keeps its name."""
+    return "" if request.destination_name == facts.name else request.destination_name
+
+
+def told(plan: Plan) -> Data:
+    """What preflight's record tells of it to everybody."""
+    data: Data = {}
+    if plan.moved:
+        data["placed"] = {one.target: one.destination_base for one in plan.overlays if one.destination_base}
+    if plan.destination_name:
+        data["destination_name"] = plan.destination_name
+    return data
 
 
 def described_there(plan: Plan, snapshots: Iterable[SnapshotMetadata]) -> tuple[SnapshotMetadata, ...]:

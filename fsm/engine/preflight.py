@@ -54,12 +54,7 @@ async def preflight(context: Context) -> None:
         outcome["preflight"] = Preflight.PASSED.value
         outcome["plan"] = converter.unstructure(plan)
         outcome |= {"merge": plan.merge.value, "merge_reason": plan.merge_reason}
-        if plan.moved:
-            outcome["placed"] = {
-                one.target: one.destination_base for one in plan.overlays if one.destination_base
-            }
-        if plan.destination_name:
-            outcome["destination_name"] = plan.destination_name
+        outcome |= elsewhere.told(plan)
         outcome["shared"] = [overlay.target for overlay in plan.overlays if overlay.shared]
     context.outcome.update(outcome)
 
@@ -188,9 +183,7 @@ class Inspection:
             owners=(secrets.token_hex(8),),
             merge=merge,
             merge_reason=reason,
-            destination_name=""
-            if self.request.destination_name == facts.name
-            else self.request.destination_name,
+            destination_name=elsewhere.other_name(facts, self.request),
         )
 
     def _overlay(self, disk: DiskFacts) -> Overlay:
@@ -255,9 +248,13 @@ class Inspection:
             for key in dict.fromkeys((facts.uuid, self.request.destination_name or facts.name)):
                 await self._expect_no_domain(destination, key)
             for file in (*boot_files(xml), *self._left_alone(facts)):
-                if file.kind == "nvram":
+                variables = file.kind == "nvram"
+                if variables and not elsewhere.other_name(facts, self.request):
                     continue  # libvirt makes it from its template, and its content comes with the memory
-                if await self._stat_or_none(destination, file.path) is None:
+                is_there = await self._stat_or_none(destination, file.path) is not None
+                if variables and is_there:  # it is called as the domain here: another one of that name has it
+                    self.findings.append(checks.path_taken(file.path, destination.uri))
+                elif not variables and not is_there:
                     self.findings.append(checks.boot_file_missing(file, facts.name, destination.uri))
 
     def _left_alone(self, facts: DomainFacts) -> list[BootFile]:
