@@ -1,4 +1,4 @@
-"""Copies that lie elsewhere at the destination, between two real hosts: every snapshot can be reverted to."""
+"""Other paths and another name at the destination, between real hosts: every snapshot can be reverted to."""
 
 from __future__ import annotations
 
@@ -75,6 +75,15 @@ def placed(spec: GuestSpec, *paths: str) -> GuestSpec:
     return evolve(spec, disks=disks)
 
 
+def called(rig: Rig, spec: GuestSpec, name: str) -> GuestSpec:
+    """The guest under another name, with its disks where they are, and its serial port found by that name."""
+    for host in rig.lab.hosts:
+        log = host.path(serial_path(name))
+        if not log.is_symlink():
+            log.symlink_to(Path(serial_path(spec.name)).name)
+    return evolve(placed(spec, *(disk.image(spec.name) for disk in spec.disks)), name=name)
+
+
 def mapping(spec: GuestSpec) -> list[str]:
     return [f"--disk-map={disk.target}={disk.image(spec.name)}" for disk in spec.disks]
 
@@ -109,20 +118,25 @@ def check_reverts(spec: GuestSpec, at: LabHost) -> None:
         assert all(disk.image(spec.name) in listed for disk in spec.disks), listed
 
 
-def test_committed_into_other_directories_and_mirrored_back(rig: Rig, web: GuestSpec) -> None:
-    there = placed(web, f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
+def test_committed_elsewhere_under_another_name_and_mirrored_back(rig: Rig, web: GuestSpec) -> None:
+    there = placed(called(rig, web, "wéb & <there> 'q'"), f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
     again = placed(web, f"{OTHER}/third.qcow2", f"{STORE}/second.qcow2")
     ways = [
         (web, there, rig.alpha, ["--merge=commit", mapping(there)[0], "--pool=store", "--verify=full"]),
         (there, again, rig.beta, ["--merge=mirror", mapping(again)[0], "--disk-map=vdb=store/second.qcow2"]),
     ]
     for here, wanted, source, options in ways:
-        before = look(rig, source, here)
-        with watched(rig, web) as watch:
-            finished = rig.migrate(web.name, source, *options)
-        assert finished.returncode == COMMITTED, finished.stderr
-        check_kept(rig, wanted, as_there(before, here, wanted), rig.other(source), watch.acks)
-        check_reverts(wanted, rig.other(source))
+        before, at = look(rig, source, here), rig.other(source)
+        with SerialWatch(*rig.lab.serial_logs(web.name)) as watch:
+            finished = rig.migrate(here.name, source, f"--dname={wanted.name}", *options)
+            assert finished.returncode == COMMITTED, finished.stderr
+            Guest(at, wanted.name, wanted).wait_for_writes()
+        assert here.name not in [name for host in rig.lab.hosts for name in domains(host)]
+        check_kept(rig, wanted, as_there(before, here, wanted), at, watch.acks)
+        at.kill_libvirtd()
+        at.start_libvirtd()
+        assert definition(at, wanted.name) == as_there(before, here, wanted).definition, "on its disk"
+        check_reverts(wanted, at)
 
 
 @pytest.mark.parametrize("merge", ["commit", "mirror"])
@@ -133,10 +147,10 @@ def test_a_failed_one_goes_back_and_leaves_nothing(rig: Rig, web: GuestSpec, mer
     def memory_moves(event: Event) -> bool:
         return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
 
-    options = (*mapping(there), "--merge", merge, "--bandwidth", "24")
+    options = (*mapping(there), "--dname", "other", "--merge", merge, "--bandwidth", "24")
     with watched(rig, web) as watch, rig.migrating(web.name, rig.alpha, *options) as running:
         assert running.until(memory_moves), running.events[-5:]
-        rig.beta.kill_qemu(web.name)
+        rig.beta.kill_qemu("other")
         code, result = running.finish()
     assert code == ROLLED_BACK, result
     check_kept(rig, web, before, rig.alpha, watch.acks)
@@ -168,53 +182,6 @@ def test_one_that_is_shut_off(rig: Rig) -> None:
     check_reverts(there, rig.beta)
     _remove(rig, there)
     _remove(rig, OFF)
-
-
-def called(rig: Rig, spec: GuestSpec, name: str) -> GuestSpec:
-    """The guest under another name, with its disks where they are, and its serial port found by that name."""
-    for host in rig.lab.hosts:
-        log = host.path(serial_path(name))
-        if not log.is_symlink():
-            log.symlink_to(Path(serial_path(spec.name)).name)
-    return evolve(placed(spec, *(disk.image(spec.name) for disk in spec.disks)), name=name)
-
-
-def test_under_another_name_and_back(rig: Rig, web: GuestSpec) -> None:
-    there = called(rig, web, "wéb & <there> 'q'")
-    again = placed(web, f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
-    ways = [
-        (web, there, rig.alpha, ["--merge=commit"]),
-        (there, again, rig.beta, ["--merge=mirror", *mapping(again)]),
-    ]
-    for here, wanted, source, options in ways:
-        before, at = look(rig, source, here), rig.other(source)
-        with SerialWatch(*rig.lab.serial_logs(web.name)) as watch:
-            finished = rig.migrate(here.name, source, f"--dname={wanted.name}", *options)
-            assert finished.returncode == COMMITTED, finished.stderr
-            Guest(at, wanted.name, wanted).wait_for_writes()
-        assert here.name not in [name for host in rig.lab.hosts for name in domains(host)]
-        check_kept(rig, wanted, as_there(before, here, wanted), at, watch.acks)
-        at.kill_libvirtd()
-        at.start_libvirtd()
-        assert definition(at, wanted.name) == as_there(before, here, wanted).definition, "on its disk"
-        check_reverts(wanted, at)
-
-
-def test_a_failed_one_keeps_its_name(rig: Rig, web: GuestSpec) -> None:
-    before = look(rig, rig.alpha, web)
-
-    def memory_moves(event: Event) -> bool:
-        return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
-
-    options = ("--dname", "other", "--merge", "commit", "--bandwidth", "24")
-    with watched(rig, web) as watch, rig.migrating(web.name, rig.alpha, *options) as running:
-        assert running.until(memory_moves), running.events[-5:]
-        rig.beta.kill_qemu("other")
-        code, result = running.finish()
-    assert code == ROLLED_BACK, result
-    check_kept(rig, web, before, rig.alpha, watch.acks)
-    check_untouched(rig, before, rig.beta)
-    check_reverts(web, rig.alpha)
 
 
 def test_what_preflight_refuses(rig: Rig, web: GuestSpec) -> None:
