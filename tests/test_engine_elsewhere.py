@@ -8,8 +8,10 @@ import pytest
 from lxml import etree
 
 from fsm.engine.plan import MergeChoice, Plan, Request, StorageChoice, Verify
+from fsm.engine.space import MARGIN_LEAST_BYTES, MIB
 from fsm.errors import BadInput
 from fsm.hypervisor.simulated import Moment
+from fsm.hypervisor.simulated.state import active
 from fsm.hypervisor.values import Overlay
 from fsm.journal.records import converter
 from fsm.machine.observation import DomainState
@@ -26,6 +28,7 @@ from tests.simulation import (
     check_end,
     simulate,
 )
+from tests.test_engine_space import BLOCKS, WRITTEN_BYTES, fill, let_time_pass
 
 OTHER_UUID = "8a3e1d64-02c4-4f37-9a2e-1b5d7c9e0f11"
 COPIES = {"/srv/first.qcow2", f"{IMAGES}/web-vda.qcow2"}
@@ -172,6 +175,93 @@ async def test_space_is_demanded_where_the_copies_will_lie() -> None:
     simulation.world.add_filesystem(DESTINATION, mount="/small", size_bytes=1 << 20)
     result = await simulation.migrate(disk_map=("vda=/small/x",))
     assert [(one.check, "/small" in one.message) for one in result.findings] == [("space", True)]
+
+
+SMALL = "/small"
+ON_SMALL = (f"vda={SMALL}/a", f"vdb={SMALL}/b")
+
+
+async def test_the_file_system_of_the_copies_is_watched() -> None:
+    """It could take the overlays, but not their commit as well."""
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    world.add_filesystem(DESTINATION, mount=SMALL, size_bytes=1 << 40)
+    free_bytes = MARGIN_LEAST_BYTES + 2 * MIB + WRITTEN_BYTES
+    world.at("create_overlays", lambda: world.set_free_bytes(DESTINATION, SMALL, free_bytes), when="after")
+
+    def happen() -> None:
+        let_time_pass(simulation)
+        fill(simulation)
+
+    world.at_moment(uuid, Moment.MIRROR, happen)
+    result = await simulation.migrate(bandwidth_mib_per_s=1, disk_map=ON_SMALL)
+    assert result.state == "rolled-back"
+    assert f"{DESTINATION}: {SMALL} would be full before the end" in result.cause
+    await check_end(simulation, result)
+
+
+async def test_a_commit_that_would_fill_the_file_system_of_the_copies_is_cancelled() -> None:
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    world.add_filesystem(DESTINATION, mount=SMALL, size_bytes=1 << 40)
+
+    def tighten() -> None:
+        _, instance = active(world.state.hosts[DESTINATION], uuid)
+        for disk in instance.disks.values():
+            if disk.commit is not None:
+                disk.commit.step_blocks = 1
+        world.set_free_bytes(DESTINATION, SMALL, len(BLOCKS) * 4096)
+
+    world.at("make_durable", lambda: fill(simulation))
+    world.at("start_commit", tighten, host=DESTINATION, when="after", nth=2)
+    result = await simulation.migrate(disk_map=ON_SMALL)
+    assert result.state == "stuck"
+    assert "cancel_block_job" in [call.name for call in world.calls]
+    assert result.remedy.startswith(f"free space in {SMALL} on {DESTINATION}")
+    world.set_free_bytes(DESTINATION, SMALL, 1 << 40)
+    await simulation.engine.ask(result.migration, "retry")
+    result = await (await simulation.engine.resume(result.migration)).wait()
+    assert result.state == "committed"
+    await check_end(simulation, result)
+
+
+async def test_a_disk_that_no_longer_fits_its_copy_is_found() -> None:
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    shrink = lambda: world.resize(DESTINATION, uuid, "vda", 7 << 20)  # noqa: E731
+    world.at("migrate", shrink, when="after")
+    result = await simulation.migrate(disk_map=PLACED)
+    assert result.state == "stuck"
+    assert "disk vda was resized" in result.cause
+    assert "start_commit" not in [call.name for call in world.calls]
+    world.resize(DESTINATION, uuid, "vda", 8 << 20)
+    await simulation.engine.ask(result.migration, "retry")
+    result = await (await simulation.engine.resume(result.migration)).wait()
+    assert result.state == "committed"
+    await check_end(simulation, result)
+
+
+async def test_a_guest_that_found_no_space_for_its_copy_goes_on_when_there_is_some() -> None:
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    world.add_filesystem(DESTINATION, mount=SMALL, size_bytes=1 << 40)
+
+    def fill_up() -> None:
+        world.set_free_bytes(DESTINATION, SMALL, 0)
+        simulation.write()
+
+    world.at("start_commit", fill_up, host=DESTINATION)
+    result = await simulation.migrate(disk_map=ON_SMALL)
+    assert (result.state, world.running_at(uuid)) == ("stuck", [])
+    # There was room all the time in the directories that the originals lie in.
+    await simulation.engine.ask(result.migration, "retry")
+    result = await (await simulation.engine.resume(result.migration)).wait()
+    assert (result.state, world.running_at(uuid)) == ("stuck", [])
+    world.set_free_bytes(DESTINATION, SMALL, 1 << 40)
+    await simulation.engine.ask(result.migration, "retry")
+    result = await (await simulation.engine.resume(result.migration)).wait()
+    assert (result.state, world.running_at(uuid)) == ("committed", [DESTINATION])
+    await check_end(simulation, result)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -12,7 +13,9 @@ from attrs import evolve
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SerialWatch, SnapshotSpec, evidence
 from fsm.lab.guest import Guest, revert
+from fsm.lab.process import wait_until
 from fsm.lab.spec import serial_path
+from tests.faults.scene import begun
 from tests.lab_rig import (
     LIBVIRT,
     NEEDS_LAB,
@@ -182,6 +185,31 @@ def test_one_that_is_shut_off(rig: Rig) -> None:
     check_reverts(there, rig.beta)
     _remove(rig, there)
     _remove(rig, OFF)
+
+
+def test_a_journal_that_is_lost_behind_the_switch_over_is_made_up_for(rig: Rig, web: GuestSpec) -> None:
+    there = placed(called(rig, web, "mail"), f"{OTHER}/first.qcow2", f"{OTHER}/second.qcow2")
+    before = look(rig, rig.alpha, web)
+    options = ("--dname=mail", *mapping(there), "--merge=commit")
+    with SerialWatch(*rig.lab.serial_logs(web.name)) as watch:
+        with rig.migrating(web.name, rig.alpha, *options) as running:
+            assert running.until(begun("commit-at-destination")), running.errors.read_text()
+            running.send(signal.SIGKILL)
+        for path in rig.journal.parent.glob(f"{rig.journal.name}*"):
+            path.unlink()
+
+        def is_quiet() -> bool:
+            xml = rig.beta.virsh("dumpxml", "--domain", "mail")
+            return "<mirror" not in xml or xml.count("<mirror") == xml.count("ready='yes'")
+
+        wait_until(is_quiet, timeout=60, what="the end of the commit")
+        hosts = [word for host in rig.lab.hosts for word in ("--host", host.uri)]
+        adopted = rig.fsm("doctor", *hosts, "--adopt")
+        assert adopted.returncode == COMMITTED, adopted.stderr
+        Guest(rig.beta, "mail", there).wait_for_writes()
+    assert web.name not in domains(rig.alpha)
+    check_kept(rig, there, as_there(before, web, there), rig.beta, watch.acks)
+    check_reverts(there, rig.beta)
 
 
 def test_what_preflight_refuses(rig: Rig, web: GuestSpec) -> None:
