@@ -120,7 +120,7 @@ async def test_a_marker_of_a_later_version_is_left_to_that_version(tmp_path: Pat
         record = state.hosts[SOURCE].domains[simulation.uuid]
         assert record.instance is not None
         text = markers.marked(record.instance.xml, Marker("0123456789ab", owner="o"))
-        record.instance.xml = text.replace('format="1"', 'format="2"')
+        record.instance.xml = text.replace('format="1"', 'format="99"')
     (case,) = await _cases(simulation, _stranger(simulation, tmp_path))
     assert (case.kind, case.waits) == (Kind.UNMARKED, True)
     assert "format" in case.what

@@ -28,6 +28,12 @@ PROGRAM = [sys.executable, "-IS", "-c", inspect.getsource(relay)]
 TEXT = b"".join(b"line %d of a text that repeats itself\n" % number for number in range(5000))
 
 
+def told_to_the_end(link: socket.socket, target: socket.socket) -> None:
+    """To the end, of which whoever reads is told."""
+    relay.unpack(link, target)
+    target.shutdown(socket.SHUT_WR)
+
+
 def framed(kind: int, data: bytes) -> bytes:
     body = zlib.compress(data, 1) if kind == DEFLATED else data
     return relay.header(kind, len(body)) + body
@@ -164,7 +170,7 @@ def test_a_link_that_does_not_move_has_what_waits_compressed(monkeypatch: pytest
         worker.start()
     for _ in range(5):  # nobody reads the link yet
         assert compressed.acquire(timeout=20)
-    passed = threading.Thread(target=relay.unpack, args=(far, target), daemon=True)
+    passed = threading.Thread(target=told_to_the_end, args=(far, target), daemon=True)
     passed.start()
     workers[0].join(20)
     writer.close()

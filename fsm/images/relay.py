@@ -192,7 +192,6 @@ def unpack(link: socket.socket, target: socket.socket) -> None:
                 target.sendall(data)
             except OSError:  # it has ended, and tells why itself
                 return
-    target.shutdown(socket.SHUT_WR)
 
 
 def carry(source: socket.socket, target: socket.socket) -> None:
@@ -293,7 +292,7 @@ def fetch(address: str, port: int, command: list[str]) -> int:
                 failures.append(f"{address} port {port}: the connection ended early")
         except (BadFrame, OSError) as error:
             failures.append(f"{address} port {port}: {error}")
-        _shut(ours)  # so that the command does not wait for ever
+        _shut(ours)  # only now: the command may end by it, and then the failure is told
 
     begun: list[subprocess.Popen[bytes]] = []
     told: list[int] = []
