@@ -10,7 +10,7 @@ from fsm.engine.handle import Result
 from fsm.engine.space import MIB
 from fsm.hypervisor.simulated import Moment, SimulatedDisk
 from fsm.hypervisor.simulated.state import active
-from fsm.hypervisor.values import FileFacts, Overlay, Space
+from fsm.hypervisor.values import FileFacts, Overlay
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
 
 IMAGES = "/var/lib/libvirt/images"
@@ -114,5 +114,5 @@ def test_only_a_whole_raw_base_takes_all_without_growing(
     base = FileFacts("/a", 8 * MIB, allocated_bytes, 8 * MIB, base_format)
     top = FileFacts("/a.fsm-1", 4 * MIB, 3 * MIB, 8 * MIB, "qcow2", "/a")
     overlay = Overlay("vda", "/a.fsm-1", "/a", base_format)
-    assert growth_bytes(overlay, Space(MIB, 64 * MIB, (base, top))) == growth
-    assert growth_bytes(overlay, Space(MIB, 64 * MIB, (base,))) == 0
+    assert growth_bytes(overlay, (base, top)) == growth
+    assert growth_bytes(overlay, (base,)) == 0

@@ -9,7 +9,7 @@ import pytest
 from fsm.engine.plan import MergeChoice
 from fsm.engine.result import Result
 from fsm.hypervisor import domain_xml
-from fsm.hypervisor.simulated import SimulatedDisk, SimulatedWorld, domains
+from fsm.hypervisor.simulated import SimulatedDisk, domains
 from fsm.machine.observation import DomainState
 from tests.lives import AFTER, Life, Point
 from tests.simulation import DESTINATION, IMAGES, ON_SHARED, SOURCE, Simulation, check_end, simulate
@@ -177,18 +177,23 @@ async def test_state_that_only_qemu_carries_is_refused(old: str, new: str, what:
     assert what in result.findings[0].message
 
 
-async def test_a_backing_file_is_found_in_the_image() -> None:
-    """libvirt does not tell the chain of a domain that is shut off."""
-    world = SimulatedWorld()
-    for uri in (SOURCE, DESTINATION):
-        world.add_host(uri)
-    world.put_file(SOURCE, f"{IMAGES}/golden.raw", size_bytes=8 << 20)
-    disk = SimulatedDisk("vda", backing=(f"{IMAGES}/golden.raw", "raw"))
-    uuid = world.add_domain(SOURCE, "web", [disk], state=DomainState.SHUT_OFF)
+async def test_a_block_device_is_refused_and_not_opened() -> None:
+    """Not even its directory: a storage pool over /dev would have every device there read."""
     simulation = await shut_off()
-    simulation.world, simulation.uuid = world, uuid
-    result = await simulation.migrate(**AUTO)
-    assert [finding.check for finding in result.findings] == ["backing-file"]
+    image = f"{IMAGES}/web-vda.qcow2"
+    edited(
+        simulation,
+        f'<disk type="file" device="disk"><driver name="qemu" type="qcow2"/><source file="{image}"/>',
+        '<disk type="block" device="disk"><driver name="qemu" type="qcow2"/><source dev="/dev/vg/web"/>',
+    )
+    for accept in ((), ("disk-type",)):
+        result = await simulation.migrate(accept=accept, **AUTO)
+        assert result.state == "refused"
+        assert [finding.check for finding in result.findings] == ["disk-type"]
+    looks = ("pool_state", "stat", "peek", "free_bytes", "space")
+    looked_at = [call.arguments[0] for call in simulation.world.calls if call.name in looks]
+    assert looked_at
+    assert not [path for path in looked_at if str(path).startswith("/dev")]
 
 
 def test_the_state_that_qemu_carries_is_read_from_the_description() -> None:

@@ -8,7 +8,7 @@ from fsm.engine import space
 from fsm.engine.space import MARGIN_LEAST_BYTES, MIB, Demand
 from fsm.engine.space_watch import POLL_S
 from fsm.hypervisor.simulated import Moment
-from fsm.hypervisor.values import FileFacts
+from fsm.hypervisor.values import FileFacts, Overlay
 from fsm.machine.observation import DomainState
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
 
@@ -123,8 +123,9 @@ async def test_the_watch_leaves_a_paused_guest_paused() -> None:
 
 def test_the_reserve_of_preflight_lets_the_overlays_grow() -> None:
     """A migration that preflight lets begin is not given up before the overlay has grown at all."""
-    bases = [FileFacts("/a", 0, 0, size_mib * MIB, "qcow2") for size_mib in (8, 100_000)]
-    reserve_bytes = space.reserve_bytes(bases)
+    bases = [FileFacts(f"/{size_mib}", 0, 0, size_mib * MIB, "qcow2") for size_mib in (8, 100_000)]
+    overlays = [Overlay("vda", f"{base.path}.fsm", base.path, "qcow2") for base in bases]
+    reserve_bytes = space.reserves(overlays, bases)["/"]
     held_bytes = space.OVERLAY_LEAST_BYTES + 100_000 * MIB // space.OVERLAY_SHARE
     for grown_bytes, short in ((0, False), (held_bytes, False), (held_bytes + 1, True)):
         demand = Demand("/", reserve_bytes - grown_bytes, 1 << 50, grown_bytes)

@@ -229,3 +229,28 @@ def test_clusters_that_ranges_touch() -> None:
     assert runs_of([]) == ()
     assert runs_of([(0, 1), (10, CLUSTER), (5 * CLUSTER, 1)]) == ((0, 2), (5, 1))
     assert runs_of([(PER_L2 * CLUSTER - 1, 2)]) == ((PER_L2 - 1, 2),)
+
+
+async def test_what_is_below_the_base_is_in_the_image_too(tmp_path: Path) -> None:
+    overlay = make(tmp_path, "12M", "qcow2", "64k")
+    raw, middle = tmp_path / "golden.raw", tmp_path / "middle.qcow2"
+    run("qemu-img", "create", "-f", "raw", raw, "11M")  # shorter than the disk
+    write(raw, "write -P 7 1M 1M", "write -P 8 10M 1M")
+    run("qemu-img", "create", "-f", "qcow2", "-b", "golden.raw", "-F", "raw", middle, "12M")
+    write(middle, "write -P 9 2M 64k", "write -z 10M 64k")
+    # As a template below an image that knew of none: what that image does not hold shows through.
+    run("qemu-img", "rebase", "-u", "-b", middle, "-F", "qcow2", overlay.base)
+    name = "a 'b' & \u00fc"
+    expected = content(overlay.path, name)
+    assert expected[1 << 20] == 7
+    saved = tmp_path / "saved.qcow2"
+    await save_snapshot(LocalHost(), "here", overlay, name, str(saved))
+    remove_files(overlay.path, overlay.base, str(middle), str(raw))
+    assert content(saved, name) == expected
+
+
+async def test_a_chain_without_an_end_is_given_up(tmp_path: Path) -> None:
+    overlay = make(tmp_path, "12M", "qcow2", "64k")
+    run("qemu-img", "rebase", "-u", "-b", overlay.base, "-F", "qcow2", overlay.base)
+    with pytest.raises(ImageCorrupt, match="does not end"):
+        await save_snapshot(LocalHost(), "here", overlay, "later", str(tmp_path / "saved.qcow2"))

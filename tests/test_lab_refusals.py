@@ -28,7 +28,7 @@ WEB = GuestSpec(
     ),
     snapshots=(SnapshotSpec("s1"), SnapshotSpec("s2", "s1")),
 )
-_, VDB, CDROM = (disk.image(WEB.name) for disk in WEB.disks)
+VDA, VDB, CDROM = (disk.image(WEB.name) for disk in WEB.disks)
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +97,16 @@ def no_space(rig: Rig) -> Iterator[None]:
 
 
 @contextmanager
-def overlay(rig: Rig) -> Iterator[None]:
+def other_template(rig: Rig) -> Iterator[None]:
+    """The domain stands on an image of its own above ``VDA``; at the destination that is another file."""
+    rig.beta.path(VDA).write_bytes(b"somebody's")
     words = ("--no-metadata", "--disk-only", "--diskspec", f"vda,file={IMAGES}/theirs.img")
     rig.alpha.virsh("snapshot-create-as", "--domain", "web", *words, "--diskspec", "vdb,snapshot=no")
     yield
     rig.alpha.virsh("blockcommit", "web", "vda", "--active", "--pivot", "--wait")
     rig.alpha.path(f"{IMAGES}/theirs.img").unlink()
+    assert rig.beta.path(VDA).read_bytes() == b"somebody's"
+    rig.beta.path(VDA).unlink()
 
 
 @contextmanager
@@ -137,8 +141,8 @@ def block_job(rig: Rig) -> Iterator[None]:
         (initrd_missing, {"file-missing"}),
         (cdrom_missing, {"file-missing"}),
         (no_space, {"space"}),
-        (overlay, {"backing-file"}),
-        (external_snapshot, {"backing-file", "external-snapshot"}),
+        (other_template, {"backing-file"}),
+        (external_snapshot, {"external-snapshot"}),
         (block_job, {"block-job"}),
     ],
 )
@@ -160,7 +164,7 @@ def checks_named(finished: subprocess.CompletedProcess[str]) -> set[str]:
 
 def test_all_obstacles_are_told_at_once(rig: Rig) -> None:
     with ExitStack() as stack:
-        for obstacle in (file_exists, domain_exists, cdrom_missing, no_space, overlay):
+        for obstacle in (file_exists, domain_exists, cdrom_missing, no_space, other_template):
             stack.enter_context(obstacle(rig))
         before = [picture(host) for host in rig.lab.hosts]
         finished = rig.migrate("web", rig.alpha, "--exclude-disk", "vdx")
@@ -239,3 +243,40 @@ def test_a_path_with_a_line_break(rig: Rig) -> None:
     assert (finished.returncode, checks_named(finished)) == (REFUSED, {"base"}), finished.stderr
     assert f"{IMAGES}/a b.img" in finished.stderr
     rig.destroy(spec)
+
+
+@contextmanager
+def loop_device(rig: Rig) -> Iterator[str]:
+    """A block device of 16 MiB at the source; gone at the end, that very one."""
+    backing = f"{IMAGES}/device.img"
+    rig.alpha.run(["truncate", "--size", "16M", backing])
+    device = rig.alpha.run(["losetup", "--find", "--show", backing]).strip()
+    try:
+        yield device
+    finally:
+        rig.alpha.run(["losetup", "--detach", device])
+        rig.alpha.path(backing).unlink()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_block_device_is_refused_by_name(rig: Rig, running: bool) -> None:  # noqa: FBT001
+    with loop_device(rig) as device:
+        xml = (
+            "<domain type='qemu'><name>device</name><memory unit='MiB'>64</memory>"
+            "<os><type arch='x86_64' machine='pc'>hvm</type></os><devices><disk type='block' device='disk'>"
+            f"<driver name='qemu' type='raw'/><source dev='{device}'/><target dev='vda' bus='virtio'/></disk>"
+            "<memballoon model='none'/></devices></domain>"
+        )
+        rig.alpha.virsh("define", "/dev/stdin", stdin=xml)
+        if running:
+            rig.alpha.virsh("start", "--domain", "device", "--paused")
+        before = [picture(host) for host in rig.lab.hosts]
+        for options in ((), ("--accept", "disk-type")):
+            finished = rig.migrate("device", rig.alpha, *options)
+            assert finished.returncode == REFUSED, finished.stderr
+            assert checks_named(finished) == {"disk-type"}, finished.stderr
+            assert device in finished.stderr
+        assert [picture(host) for host in rig.lab.hosts] == before
+        if running:
+            rig.alpha.virsh("destroy", "--domain", "device")
+        rig.alpha.virsh("undefine", "--domain", "device")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fsm.errors import BadInput
 from fsm.hypervisor import markers
-from fsm.hypervisor.values import Marker, Overlay, SnapshotMetadata
+from fsm.hypervisor.values import Base, Marker, Overlay, SnapshotMetadata
 
 DOMAIN = "<domain><name>web</name><uuid>u</uuid><memory>1</memory></domain>"
 _texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -69,6 +69,12 @@ def test_a_domain_without_a_uuid_is_marked_all_the_same() -> None:
     marked = markers.marked("<domain><name>web</name></domain>", Marker("1", owner="2"))
     assert markers.read(marked) == Marker("1", owner="2")
     assert markers.unmarked(marked) == "<domain><name>web</name></domain>"
+
+
+def test_files_below_the_bases_come_back_as_they_were() -> None:
+    base = Base("/a&b/golden", "raw", 1, 2, 3, growable=False, modified="5.1", below=True)
+    marker = Marker("1", owner="2", bases=(base,), below=((base.path, "raw"), ("/m", "qcow2")))
+    assert markers.read(markers.marked("<domain><name>web</name></domain>", marker)) == marker
 
 
 @pytest.mark.parametrize(

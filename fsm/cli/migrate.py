@@ -120,6 +120,12 @@ from fsm.errors import BadInput
 @click.option(
     "--exclude-disk", "exclude_disks", multiple=True, metavar="TARGET", help="Leave this disk alone."
 )
+@click.option(
+    "--overlay-directory",
+    default="",
+    metavar="DIRECTORY",
+    help="Where both hosts have the overlays meanwhile; default: each beside its base.",
+)
 @click.option("--accept", multiple=True, metavar="CHECK", help="Go on despite this preflight finding.")
 @click.option("--correlation", default="", metavar="ID", help="Your own id for this request, for the log.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result.")

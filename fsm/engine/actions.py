@@ -5,12 +5,11 @@ Each makes it so, however far an earlier try came."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import PurePosixPath
 
 from attrs import evolve
 
 from fsm.engine import signs
-from fsm.engine.bases import base_of, expect_no_snapshot_in_overlays
+from fsm.engine.bases import base_below, base_of, expect_no_snapshot_in_overlays
 from fsm.engine.context import Context
 from fsm.engine.elsewhere import described_there
 from fsm.engine.marking import (
@@ -51,7 +50,9 @@ async def create_source_overlays(context: Context) -> None:
 async def save_bases(context: Context) -> None:
     """Record bases and snapshots; before the overlays existed they could still change."""
     source = await context.host(Side.SOURCE)
-    bases = [await base_of(source, overlay) for overlay in context.planned.overlays]
+    # In the order of copying: a copy on a file that is missing could not be opened.
+    bases = [await base_below(source, backing) for backing in reversed(context.planned.copied_below)]
+    bases += [await base_of(source, overlay) for overlay in context.planned.overlays]
     uuid = context.planned.domain_uuid
     snapshots = await source.snapshots(uuid)
     # In this order: one that is listed while it is still being taken shows as a job, then in the overlay.
@@ -273,11 +274,6 @@ async def put_back(context: Context, pools: Sequence[PoolBefore]) -> list[PoolBe
         except HostError:
             failed.append(pool)
     return failed
-
-
-def directory_of(path: str) -> str:
-    """The directory of an absolute path on a host."""
-    return str(PurePosixPath(path).parent)
 
 
 ACTIONS: dict[str, Action] = {

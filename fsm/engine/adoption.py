@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import define, evolve, field
 
-from fsm.engine.actions import directory_of
 from fsm.engine.advice import other_journal
 from fsm.engine.bases import is_growable
 from fsm.engine.cases import Case, Examined, Kind
@@ -23,7 +22,8 @@ from fsm.engine.elsewhere import described_here
 from fsm.engine.history import History
 from fsm.engine.marking import packed_for_marker
 from fsm.engine.observe import in_machine_terms
-from fsm.engine.plan import Bases, Plan, PoolBefore, Request, Side
+from fsm.engine.plan import BackingFile, Bases, Plan, PoolBefore, Request, Side
+from fsm.engine.space import directory_of
 from fsm.errors import FsmError, HostUnreachable
 from fsm.hypervisor import domain_xml, markers
 from fsm.hypervisor.port import Connector, Host
@@ -80,13 +80,17 @@ class Adoption:
         if (other := other_journal(marker, self.journal.location)) is not None:
             raise self._refuse(f"its journal {other} is there", f"{self.case.remedy}; or move that file away")
         named = all(
-            overlay.path == f"{overlay.base}.fsm-{marker.migration}"
+            overlay.path.endswith(f".fsm-{marker.migration}")
+            and overlay.path.startswith("/")
             and overlay.base.startswith("/")
             and overlay.arrived.base.startswith("/")
             for overlay in marker.overlays
         )
-        known = {overlay.base for overlay in marker.overlays}
-        if not (_ID.fullmatch(marker.migration) and named and known.issuperset(b.path for b in marker.bases)):
+        known = {(overlay.base, False) for overlay in marker.overlays} | {
+            (path, True) for path, _ in marker.below
+        }
+        copied = {(base.path, base.below) for base in marker.bases}
+        if not (_ID.fullmatch(marker.migration) and named and known.issuperset(copied)):
             raise self._refuse("its marker was not written by this program", "see who has changed it")
         return marker
 
@@ -133,6 +137,8 @@ class Adoption:
             destination_name=marker.destination_name,
         )
         facts = await self._still(plan)
+        marker = _borne_out(marker, facts)
+        plan = evolve(plan, backing=tuple(BackingFile(*file) for file in marker.below))
         if Side.SOURCE in facts:  # the case may be told of under the name that it has at the destination
             plan = evolve(plan, domain_name=facts[Side.SOURCE].name)
         home = self._home(facts)
@@ -230,8 +236,10 @@ class Adoption:
     async def _pools(self, plan: Plan) -> list[PoolBefore]:
         """How others cover the directories now; a pool of ours vanishes in the end, whatever covers them."""
         pools = []
+        below = [backing.path for backing in plan.backing]
         for side in Side:
-            for directory in dict.fromkeys(directory_of(one.base) for one in plan.overlays_at(side)):
+            files = [path for one in plan.overlays_at(side) for path in (one.base, one.path)]
+            for directory in dict.fromkeys(directory_of(path) for path in (*files, *below)):
                 host = self._hosts.get(side)
                 was = PoolState.NONE if host is None else await host.storage.pool_state(directory)
                 pools.append(PoolBefore(side, directory, was))
@@ -257,7 +265,8 @@ class Adoption:
             raise self._refuse("its marker was never completed, and yet it is at the destination")
         try:
             bases = tuple(
-                [await self._base(host, overlay.base, overlay.base_format) for overlay in plan.overlays]
+                [evolve(await self._base(host, *file), below=True) for file in marker.below]
+                + [await self._base(host, overlay.base, overlay.base_format) for overlay in plan.overlays]
             )
             # What was taken into an overlay is none of the bases' own: the first observation finds it again.
             foreign = {name for one in plan.overlays for name in await snapshots_in(host.storage, one.path)}
@@ -301,6 +310,15 @@ class Adoption:
             return snapshot
 
         return tuple(complete(snapshot) for snapshot in unpacked.snapshots)
+
+
+def _borne_out(marker: Marker, facts: Mapping[Side, DomainFacts]) -> Marker:
+    """The marker without files below bases that are in no chain: nothing else is to be opened at its word."""
+    seen = {layer for found in facts.values() for disk in found.disks for layer in disk.chain}
+    below = tuple(file for file in marker.below if file[0] in seen)
+    paths = {path for path, _ in below}
+    bases = tuple(base for base in marker.bases if not base.below or base.path in paths)
+    return evolve(marker, below=below, bases=bases)
 
 
 def _quiet(facts: DomainFacts) -> DomainFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 
 from fsm.engine.direct import check_direct
@@ -33,6 +34,11 @@ def check_request(request: Request) -> None:
         raise BadInput("the bandwidth can't be negative", remedy="0 means unlimited")
     if request.direct is not None:
         check_direct(request, request.direct)
+    directory = request.overlay_directory
+    if directory and (not directory.startswith("/") or posixpath.normpath(directory) != directory):
+        raise BadInput(
+            f"the overlay directory {directory!r} is no plain absolute path", remedy="such as /srv"
+        )
     check_places(request)
     name = request.destination_name
     if name and (_UNWRITABLE.search(name) or "/" in name or not name.strip()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fsm.engine.context import Context
 from fsm.engine.observe import look
-from fsm.engine.plan import Side
+from fsm.engine.plan import BackingFile, Side
 from fsm.errors import ActionFailed
 from fsm.hypervisor.port import Host, Storage
 from fsm.hypervisor.values import Base, FileFacts, Overlay
@@ -21,6 +21,18 @@ async def base_of(source: Host, overlay: Overlay) -> Base:
     sizes = (facts.size_bytes, facts.allocated_bytes, facts.capacity_bytes)
     growable = await is_growable(source.storage, facts)
     return Base(overlay.base, overlay.base_format, *sizes, growable, facts.modified)
+
+
+async def base_below(source: Host, backing: BackingFile) -> Base:
+    """A file below bases that is to be copied along, which stands still anyway."""
+    facts = await source.storage.stat(backing.path)
+    if facts is None or (facts.size_bytes, facts.modified) != backing.at(Side.SOURCE):
+        raise ActionFailed(
+            "save-bases", f"{source.uri}: {backing.path} has changed since preflight", retryable=False
+        )
+    facts = facts.used_as(backing.format)
+    sizes = (facts.size_bytes, facts.allocated_bytes, facts.capacity_bytes)
+    return Base(backing.path, backing.format, *sizes, growable=False, modified=facts.modified, below=True)
 
 
 async def is_growable(storage: Storage, base: FileFacts) -> bool:

@@ -10,7 +10,7 @@ from attrs import frozen
 from fsm.engine.plan import Request, Side
 from fsm.hypervisor import domain_xml
 from fsm.hypervisor.domain_xml import BootFile
-from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, HostIdentity, SnapshotMetadata
+from fsm.hypervisor.values import DiskFacts, DomainFacts, HostIdentity, SnapshotMetadata
 from fsm.machine.observation import DomainState, Job
 
 MIB = 1 << 20
@@ -169,7 +169,7 @@ def migrates(disk: DiskFacts, request: Request) -> bool:
 
 
 def disk(found: DiskFacts, uri: str) -> list[Finding]:
-    """A disk that migrates is a qcow2 or raw file without anything below or above it."""
+    """A disk that migrates is a qcow2 or raw file that nothing is being done with."""
 
     def against(check: str, message: str, remedy: str) -> Finding:
         return Finding(check, uri, f"disk {found.target} ({found.source}): {message}", remedy)
@@ -179,8 +179,9 @@ def disk(found: DiskFacts, uri: str) -> list[Finding]:
         problems.append(
             against(
                 "disk-type",
-                f"source type {found.source_type!r} can't be moved yet",
-                "use a file, or exclude it",
+                f"its source is of type {found.source_type!r}, and only files can be moved yet",
+                "copy it into a file while the domain is shut off (qemu-img convert); or, where the "
+                f"destination has it too: --exclude-disk {found.target}",
             )
         )
     if found.format not in ("qcow2", "raw"):
@@ -188,11 +189,6 @@ def disk(found: DiskFacts, uri: str) -> list[Finding]:
             against(
                 "disk-format", f"format {found.format or 'unknown'} can't be moved", "convert it to qcow2"
             )
-        )
-    if len(found.chain) > 1:
-        below = ", ".join(found.chain[1:])
-        problems.append(
-            against("backing-file", f"it has a backing file: {below}", "commit or pull it: virsh blockcommit")
         )
     if found.block_job is not None:
         problems.append(
@@ -209,17 +205,6 @@ def disk(found: DiskFacts, uri: str) -> list[Finding]:
     if "\n" in found.source:
         problems.append(against("path", "its path has a line break", "rename the file"))
     return problems
-
-
-def layers_below(bases: Iterable[FileFacts], uri: str) -> list[Finding]:
-    """No base has a backing file. Of a domain that is shut off, libvirt does not tell."""
-    return [
-        Finding(
-            "backing-file", uri, f"{base.path} has a backing file: {base.backing}", "start it and pull it in"
-        )
-        for base in bases
-        if base.backing
-    ]
 
 
 def snapshots(found: Iterable[SnapshotMetadata], uri: str) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fsm.engine.causes import Cause
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
-from fsm.engine.space import MIB
+from fsm.engine.space import MIB, directory_of
 from fsm.errors import ActionFailed, FsmError, HostError, HostUnreachable, OutcomeUnknown
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Overlay
@@ -66,10 +66,14 @@ async def _cause(context: Context, side: Side, message: str) -> Cause:
 
 async def _full(host: Host, overlay: Overlay, *, refused: bool) -> Cause | None:
     """Whether the overlay can't be committed for want of space."""
-    directory = overlay.base.rpartition("/")[0] or "/"
-    seen = await host.storage.space(directory, (overlay.path,))
-    if seen.free_bytes >= FULL_BYTES and not refused:
+    above, below = directory_of(overlay.path), directory_of(overlay.base)
+    seen = {above: await host.storage.space(above, (overlay.path,))}
+    held_bytes = sum(file.allocated_bytes for file in seen[above].files)
+    if below != above:
+        seen[below] = await host.storage.space(below, ())
+    directory = min(seen, key=lambda one: seen[one].free_bytes)
+    free_bytes = seen[directory].free_bytes
+    if free_bytes >= FULL_BYTES and not refused:
         return None
-    held_bytes = sum(file.allocated_bytes for file in seen.files)
-    what = f"{directory} has {seen.free_bytes // MIB} MiB free; its overlay holds {-(-held_bytes // MIB)} MiB"
+    what = f"{directory} has {free_bytes // MIB} MiB free; its overlay holds {-(-held_bytes // MIB)} MiB"
     return Cause(what, f"free space in {directory} on {host.uri}")

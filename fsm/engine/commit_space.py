@@ -13,15 +13,14 @@ from collections.abc import Collection, Iterable, Mapping
 from attrs import define
 
 from fsm.engine import space
-from fsm.engine.actions import directory_of
 from fsm.engine.commit_causes import FULL_BYTES
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
-from fsm.engine.space import MIB
+from fsm.engine.space import MIB, directory_of
 from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.uris import safe_text
-from fsm.hypervisor.values import Overlay, Space
+from fsm.hypervisor.values import FileFacts, Overlay, Space
 from fsm.machine.observation import Disk, Layer
 
 POLL_S = 3.0
@@ -38,27 +37,29 @@ async def demand_space(context: Context, side: Side, disks: Mapping[str, Disk], 
         for overlay in context.planned.overlays_at(side)
         if disks[overlay.target].layer is Layer.OVERLAY and disks[overlay.target].block_job is None
     ]
-    demands = []
-    for directory in {directory_of(overlay.base) for overlay in overlays}:
-        here = [overlay for overlay in overlays if directory_of(overlay.base) == directory]
-        files = [path for overlay in here for path in (overlay.path, overlay.base)]
+    spaces: dict[str, Space] = {}
+    paths = [path for overlay in overlays for path in (overlay.base, overlay.path)]
+    for directory, here in space.by_directory(paths).items():
         try:
-            seen = await host.storage.space(directory, files)
+            spaces[directory] = await host.storage.space(directory, here)
         except HostError as error:
             context.log.debug("space-unknown", migration=context.migration, error=safe_text(str(error)))
-            continue
-        demands.append(space.demand(directory, seen, sum(growth_bytes(overlay, seen) for overlay in here)))
+    files = [file for seen in spaces.values() for file in seen.files]
+    demands = []
+    for directory, seen in spaces.items():
+        grown = [one for one in overlays if directory_of(one.base) == directory]
+        demands.append(space.demand(directory, seen, sum(growth_bytes(one, files) for one in grown)))
     for one in space.by_file_system(demand for demand in demands if demand.need_bytes):
         if one.free_bytes < one.need_bytes + FULL_BYTES:
             raise _short(context, host, one, activity)
 
 
-def growth_bytes(overlay: Overlay, seen: Space) -> int:
+def growth_bytes(overlay: Overlay, seen: Iterable[FileFacts]) -> int:
     """What the base may grow by: all that the overlay holds, unless the base has all its blocks already.
 
     A cluster of a qcow2 image that an internal snapshot holds as well is never written over.
     """
-    files = {file.path: file for file in seen.files}
+    files = {file.path: file for file in seen}
     base, top = files.get(overlay.base), files.get(overlay.path)
     whole = base is not None and overlay.base_format == "raw" and base.allocated_bytes >= base.size_bytes
     return 0 if whole or top is None else top.allocated_bytes

@@ -26,7 +26,7 @@ from fsm.journal.port import Journal
 from fsm.journal.records import Header
 
 # Overlays are named after the migration that makes them (see preflight).
-_OVERLAY = re.compile(r"\.fsm-([0-9a-f]{12})$")
+_OVERLAY = re.compile(r"\.fsm-([0-9a-f]{12})(?:\.arrived)?$")
 
 
 async def examine(connector: Connector, journal: Journal, uris: Sequence[str]) -> tuple[Examined, ...]:

@@ -78,6 +78,7 @@ def _marker(context: Context) -> Marker:
         merge=plan.merge,
         overlays=plan.overlays,
         bases=bases if copied else (),
+        below=tuple((backing.path, backing.format) for backing in plan.copied_below),
         snapshots=history.bases.packed if copied else "",
         started_paused=history.started_paused,
         destination_name=plan.destination_name,

@@ -96,7 +96,8 @@ class Request:
     ``TARGET=POOL/NAME``; ``pool`` is a storage pool of the destination for all others, under their own names.
     ``destination_name`` is what the domain is to be called there; empty: as it is.
     ``exclude_disks`` names targets to be left alone. ``accept`` names preflight checks whose findings the
-    user takes on himself. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
+    user takes on himself. ``overlay_directory`` is where the overlays lie on both hosts; empty: each
+    beside its base. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
     ``correlation`` is the caller's own id for this request; every event of the log carries it.
     """
 
@@ -119,6 +120,7 @@ class Request:
     destination_name: str = ""
     exclude_disks: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
+    overlay_directory: str = ""
     direct: Direct | None = None
     correlation: str = ""
 
@@ -141,12 +143,32 @@ class PoolBefore:
 
 
 @frozen
+class BackingFile:
+    """A file below bases: both hosts have it alike, or it is copied along. See ``fsm.engine.backing``.
+
+    ``modified`` is the mark by which a write into it shows at the source, ``arrived`` at the destination;
+    None: it is not there, and is copied.
+    """
+
+    path: str
+    format: str
+    size_bytes: int = 0
+    modified: str = ""
+    arrived: str | None = None
+
+    def at(self, side: Side) -> tuple[int, str | None]:
+        """Its length and its mark on that host."""
+        return self.size_bytes, self.modified if side is Side.SOURCE else self.arrived
+
+
+@frozen
 class Plan:
     """What preflight settled; nothing in it changes afterwards.
 
     ``source_host`` and ``destination_host`` are the hosts' UUIDs: whoever takes the migration over must meet
     the same hosts. ``owners`` are the claims in the domain's marker that count as ours, the last one being
     what this migration writes; those before it were adopted. ``merge_reason`` is why it merges so.
+    ``backing`` are the files below the bases.
     ``destination_name`` is the domain's other name at the destination, empty where it keeps its name.
     """
 
@@ -158,6 +180,13 @@ class Plan:
     owners: tuple[str, ...] = ()
     merge: Merge = Merge.COMMIT
     merge_reason: str = ""
+    backing: tuple[BackingFile, ...] = ()
+
+    @property
+    def copied_below(self) -> tuple[BackingFile, ...]:
+        """The files below bases that are copied along."""
+        return tuple(backing for backing in self.backing if backing.arrived is None)
+
     destination_name: str = ""
 
     @property

@@ -6,17 +6,20 @@ All findings are reported at once. What had to be opened to look (storage pools)
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import PurePosixPath
 
 from attrs import define, evolve, field
 
 from fsm.engine import checks, direct, elsewhere, preparation, shared, snapshot_data, space
-from fsm.engine.actions import directory_of, put_back
+from fsm.engine.actions import put_back
+from fsm.engine.backing import Backed
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
 from fsm.engine.merging import choose
-from fsm.engine.plan import MergeChoice, Plan, PoolBefore, Request, Side, StorageChoice
+from fsm.engine.plan import BackingFile, MergeChoice, Plan, PoolBefore, Request, Side, StorageChoice
+from fsm.engine.space import directory_of
 from fsm.errors import HostError, HostUnreachable, NotFound
 from fsm.hypervisor.domain_xml import BootFile, boot_files
 from fsm.hypervisor.port import Host
@@ -36,8 +39,9 @@ async def preflight(context: Context) -> None:
     finally:
         context.outcome["pools"] = converter.unstructure(inspection.pools)
     accepted = [f for f in inspection.findings if f.check in context.request.accept]
-    findings = [f for f in inspection.findings if f.check not in context.request.accept]
     plan = inspection.plan
+    # Without a plan nothing can be taken on: then all of them are told.
+    findings = inspection.refusing if plan is not None else list(inspection.findings)
     if plan is not None and not findings:
         try:
             await context.claim(plan.domain_uuid)
@@ -77,6 +81,11 @@ class Inspection:
     def request(self) -> Request:
         """What is asked for."""
         return self.context.request
+
+    @property
+    def refusing(self) -> list[Finding]:
+        """The findings that the user does not take on himself."""
+        return [finding for finding in self.findings if finding.check not in self.request.accept]
 
     @property
     def pools(self) -> tuple[PoolBefore, ...]:
@@ -145,7 +154,9 @@ class Inspection:
         return None
 
     async def _files(self, facts: DomainFacts, source: Host, destination: Host | None) -> None:
-        disks = [disk for disk in facts.disks if checks.migrates(disk, self.request)]
+        moving = [disk for disk in facts.disks if checks.migrates(disk, self.request)]
+        # What is no file is refused, and not opened: a pool over /dev would read every device.
+        disks = [disk for disk in moving if disk.source_type == "file"]
         overlays = tuple(self._overlay(disk) for disk in disks)
         bases = []
         for overlay in overlays:
@@ -154,11 +165,12 @@ class Inspection:
         files = [base for base in bases if base is not None]
         live = facts.state is not DomainState.SHUT_OFF
         if live:
-            await self._source_space(source, files)
-        else:
-            self.findings += checks.layers_below(files, source.uri)
+            await self._source_space(source, space.reserves(overlays, files))
+        backed = Backed(self.context, source, self._stat, self.findings)
+        await backed.look(facts, overlays, files)
         if destination is not None:
             overlays = await self._placed(facts, source, destination, overlays)
+        backing: tuple[BackingFile, ...] = ()
         merge, reason, against = await choose(source, facts, overlays, files, self.request)
         if self.request.merge is MergeChoice.MIRROR:
             self.findings += against
@@ -169,12 +181,13 @@ class Inspection:
         if destination is not None:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)
-            copied = {overlay.arrived.base for overlay in overlays if not overlay.shared}
-            there = {overlay.base: overlay.arrived.base for overlay in overlays}
-            files = [evolve(file, path=there[file.path]) for file in files]
+            await backed.find(destination, overlays)
             await self._destination_space(
-                destination, files, copied, space.reserve_bytes if live else _nothing
+                destination, space.need_there(overlays, files, backed.copied, live=live)
             )
+            backing = await backed.compare(destination, settled=lambda: not self.refusing)
+        if len(disks) < len(moving):
+            return
         self.plan = Plan(
             facts.uuid,
             facts.name,
@@ -183,12 +196,17 @@ class Inspection:
             owners=(secrets.token_hex(8),),
             merge=merge,
             merge_reason=reason,
+            backing=backing,
             destination_name=elsewhere.other_name(facts, self.request),
         )
 
     def _overlay(self, disk: DiskFacts) -> Overlay:
         # The migration's id makes the name its own: whatever bears it was made by this migration.
         path = f"{disk.source}.fsm-{self.context.migration}"
+        if elsewhere := self.request.overlay_directory:
+            # Bases of one name may lie in many directories.
+            name = f"{PurePosixPath(disk.source).name}.{disk.target}.fsm-{self.context.migration}"
+            path = str(PurePosixPath(elsewhere) / name)
         return Overlay(disk.target, path, disk.source, disk.format)
 
     async def _placed(
@@ -213,7 +231,7 @@ class Inspection:
         for overlay in overlays:
             with self._finding("base", destination.uri):
                 if not overlay.destination_base and await self._stat_or_none(destination, overlay.base):
-                    is_shared = await shared.is_shared(self.context, source, destination, overlay)
+                    is_shared = await shared.is_shared(self.context, source, destination, overlay.base)
                     overlay = evolve(overlay, shared=is_shared)  # noqa: PLW2901  # the same one, known better
             found.append(overlay)
         self.findings += shared.findings(facts, found, self.request)
@@ -224,15 +242,16 @@ class Inspection:
         if facts is None:
             message = f"the storage pool of {directory_of(overlay.base)} does not show {overlay.base}"
             self.findings.append(Finding("base", source.uri, message, "check the pool: virsh vol-list"))
-        if await self._stat(source, Side.SOURCE, overlay.path) is not None:
-            self.findings.append(checks.path_taken(overlay.path, source.uri))
+        with self._finding("directory-missing", source.uri):
+            if await self._stat(source, Side.SOURCE, overlay.path) is not None:
+                self.findings.append(checks.path_taken(overlay.path, source.uri))
         return facts.used_as(overlay.base_format) if facts is not None else None
 
-    async def _source_space(self, source: Host, files: list[FileFacts]) -> None:
-        for directory, here in _by_directory(files).items():
-            with self._finding("space", source.uri):
+    async def _source_space(self, source: Host, need: dict[str, int]) -> None:
+        for directory, need_bytes in need.items():
+            # A directory that is missing is reported with the paths.
+            with self._finding("space", source.uri), suppress(NotFound):
                 free_bytes = await source.storage.free_bytes(directory)
-                need_bytes = space.reserve_bytes(here)
                 what = "the overlay with its commit"
                 self.findings += checks.space(need_bytes, free_bytes, directory, source.uri, what)
 
@@ -289,16 +308,8 @@ class Inspection:
                     if await self._stat(destination, Side.DESTINATION, path) is not None:
                         self.findings.append(checks.path_taken(path, destination.uri))
 
-    async def _destination_space(
-        self,
-        destination: Host,
-        files: list[FileFacts],
-        copied: Collection[str],
-        reserve_bytes: Callable[[list[FileFacts]], int],
-    ) -> None:
-        for directory, here in _by_directory(files).items():
-            copy_bytes = sum(file.allocated_bytes for file in here if file.path in copied)
-            need_bytes = copy_bytes + reserve_bytes(here)
+    async def _destination_space(self, destination: Host, need: dict[str, int]) -> None:
+        for directory, need_bytes in need.items():
             if (Side.DESTINATION, directory) not in self._pools:
                 continue  # why it could not be looked at is reported with the paths
             # A directory that is missing is reported with the paths.
@@ -328,15 +339,3 @@ class Inspection:
             yield
         except HostError as error:
             self.findings.append(Finding(check, host, error.message, error.remedy))
-
-
-def _by_directory(files: list[FileFacts]) -> dict[str, list[FileFacts]]:
-    found: dict[str, list[FileFacts]] = {}
-    for file in files:
-        found.setdefault(directory_of(file.path), []).append(file)
-    return found
-
-
-def _nothing(_files: list[FileFacts]) -> int:
-    """What must be kept free for overlays where there are none."""
-    return 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fsm.engine import signs
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
+from fsm.engine.users import user_of
 from fsm.errors import ActionFailed
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Base, FileFacts
@@ -89,10 +90,23 @@ async def remove_copies(context: Context) -> None:
         found = await destination.storage.stat(copy.path)
         if found is None:
             continue
-        if is_ours(context, copy, found) and not await _may_be_the_original(context, base, found):
+        if await _may_go(context, base, copy, found):
             await _remove(context, Side.DESTINATION, [copy.path])
-        elif context.history.adopted:
-            leave(context, f"{destination.uri}: {copy.path}, which may be a copy of this migration or not")
+
+
+async def _may_go(context: Context, base: Base, copy: Base, found: FileFacts) -> bool:
+    """Whether a copy is removed; what has to stay of those that may be ours is told."""
+    uri, adopted = context.request.shown_uri(Side.DESTINATION), context.history.adopted
+    ours = is_ours(context, copy, found) and not await _may_be_the_original(context, base, found)
+    # A marker's word is not enough for what others may stand on as well.
+    if adopted and (base.below or not ours):
+        leave(context, f"{uri}: {copy.path}, which may be a copy of this migration or not")
+        return False
+    if ours and base.below and (user := await user_of(context, Side.DESTINATION, copy.path)):
+        # Another domain has been put on it since.
+        leave(context, f"{uri}: {copy.path}, on which domain {user} stands")
+        return False
+    return ours
 
 
 async def _may_be_the_original(context: Context, base: Base, copy: FileFacts) -> bool:

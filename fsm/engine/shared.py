@@ -23,13 +23,13 @@ _LOOKS = {StorageChoice.AUTO: 3, StorageChoice.SHARED: 60}
 _LOOK_AGAIN_S = 1.0
 
 
-async def is_shared(context: Context, source: Host, destination: Host, overlay: Overlay) -> bool:
-    """Whether an empty file that the source makes beside the base appears at the destination.
+async def is_shared(context: Context, source: Host, destination: Host, beside: str) -> bool:
+    """Whether an empty file that the source makes beside an image appears at the destination.
 
     Nothing else tells two hosts' files apart while a guest writes: a copy has the same path, and may have the
     same length, header and time. The file has a name of its own and is removed again.
     """
-    path = f"{overlay.base}.fsm-{context.migration}.probe"
+    path = f"{beside}.fsm-{context.migration}.probe"
     # Before it is made: an engine that takes over must know what to remove.
     await context.note("probe-sharing", {"probes": [*context.history.probes, path]})
     if await source.storage.stat(path) is None:

@@ -10,10 +10,11 @@ for what the guest writes until the overlay is committed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 
 from attrs import evolve, frozen
 
-from fsm.hypervisor.values import FileFacts, Space
+from fsm.hypervisor.values import FileFacts, Overlay, Space
 
 MIB = 1 << 20
 MARGIN_LEAST_BYTES = 64 * MIB
@@ -68,10 +69,47 @@ def margin_bytes(growth_bytes_per_s: float) -> int:
     return max(MARGIN_LEAST_BYTES, int(growth_bytes_per_s * REACTION_S))
 
 
-def reserve_bytes(bases: Iterable[FileFacts]) -> int:
-    """What must be free for overlays on these bases at the beginning, so that the rule lets them grow."""
-    held = (max(OVERLAY_LEAST_BYTES, base.capacity_bytes // OVERLAY_SHARE) for base in bases)
-    return MARGIN_LEAST_BYTES + 2 * sum(held)
+def held_bytes(base: FileFacts) -> int:
+    """What an overlay on this base may come to hold, and what its commit then makes the base grow by."""
+    return max(OVERLAY_LEAST_BYTES, base.capacity_bytes // OVERLAY_SHARE)
+
+
+def reserves(overlays: Iterable[Overlay], bases: Iterable[FileFacts]) -> dict[str, int]:
+    """What each directory must have free at the beginning, so that the rule lets these overlays grow."""
+    held = {base.path: held_bytes(base) for base in bases}
+    need: dict[str, int] = {}
+    for overlay in (one for one in overlays if one.base in held):
+        for directory in (directory_of(overlay.path), directory_of(overlay.base)):
+            need[directory] = need.get(directory, MARGIN_LEAST_BYTES) + held[overlay.base]
+    return need
+
+
+def need_there(
+    overlays: Sequence[Overlay], files: Sequence[FileFacts], below: Sequence[FileFacts], *, live: bool
+) -> dict[str, int]:
+    """What each directory of the destination must have free, for overlays only where there are any."""
+    there = {overlay.base: overlay.arrived.base for overlay in overlays}
+    arrived = [evolve(file, path=there[file.path]) for file in files]
+    need = reserves((overlay.arrived for overlay in overlays), arrived) if live else {}
+    shared_ones = {overlay.base for overlay in overlays if overlay.shared}
+    for file in (*arrived, *below):
+        directory = directory_of(file.path)
+        copy_bytes = 0 if file.path in shared_ones else file.allocated_bytes
+        need[directory] = need.get(directory, 0) + copy_bytes
+    return need
+
+
+def by_directory(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Paths by the directories that hold them."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(directory_of(path), []).append(path)
+    return found
+
+
+def directory_of(path: str) -> str:
+    """The directory of an absolute path on a host."""
+    return str(PurePosixPath(path).parent)
 
 
 def demand(directory: str, seen: Space, need_bytes: int) -> Demand:

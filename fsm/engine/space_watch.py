@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from attrs import define, field
 
 from fsm.engine import space
-from fsm.engine.actions import directory_of
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
-from fsm.engine.space import Demand, Shortage
+from fsm.engine.space import Demand, Shortage, directory_of
 from fsm.errors import FsmError, HostError
 from fsm.hypervisor.port import Host, Watch
 from fsm.hypervisor.uris import safe_text
-from fsm.hypervisor.values import FileFacts, Space
+from fsm.hypervisor.values import Space
 from fsm.machine.observation import Merge
 
 # The net below the thresholds; each look makes libvirt read the whole directory.
@@ -105,29 +104,32 @@ class SpaceWatch:
         held = {file.path: file.allocated_bytes for seen in here.values() for file in seen.files}
         margin_bytes = space.margin_bytes(self._growth_bytes_per_s(sum(held.values())))
         demands = [
-            space.demand(directory, seen, sum(file.allocated_bytes for file in seen.files))
+            space.demand(directory, seen, self._growth_bytes(held, Side.SOURCE, directory))
             for directory, seen in here.items()
         ]
         if found := space.shortage(source.uri, demands, margin_bytes):
             return found
         if not self.context.history.transfer_begun:
-            for one in demands:
-                await self._arm(source, one, here[one.directory].files, margin_bytes)
+            await self._arm(source, demands, here, margin_bytes)
             return None
         if self.context.planned.merge is not Merge.COMMIT:
             # A destination that gets full fails the migration, and behind the switch-over nothing is written.
             return None
         destination = await self.context.host(Side.DESTINATION)
+        there = await self._spaces(destination, Side.DESTINATION)
+        come = {file.path: file.allocated_bytes for seen in there.values() for file in seen.files}
         arrived = [
-            space.demand(directory, seen, self._still_to_come(held, directory, seen.files))
-            for directory, seen in (await self._spaces(destination, Side.DESTINATION)).items()
+            space.demand(directory, seen, self._still_to_come(held, come, directory))
+            for directory, seen in there.items()
         ]
         return space.shortage(destination.uri, arrived, margin_bytes)
 
     async def _spaces(self, host: Host, side: Side) -> dict[str, Space]:
-        paths: dict[str, list[str]] = {}
-        for overlay in self.context.planned.overlays_at(side):
-            paths.setdefault(directory_of(overlay.path), []).append(overlay.path)
+        """The directories of overlays and bases, with the overlays in them."""
+        overlays = self.context.planned.overlays_at(side)
+        paths = space.by_directory(overlay.path for overlay in overlays)
+        for overlay in overlays:
+            paths.setdefault(directory_of(overlay.base), [])
         return {directory: await host.storage.space(directory, found) for directory, found in paths.items()}
 
     def _growth_bytes_per_s(self, held_bytes: int) -> float:
@@ -139,19 +141,30 @@ class SpaceWatch:
         # A burst right after the beginning tells little about what follows.
         return (held_bytes - began_bytes) / max(now_s - began_s, GROWTH_OVER_S)
 
-    async def _arm(self, source: Host, demand: Demand, files: Sequence[FileFacts], margin_bytes: int) -> None:
+    async def _arm(
+        self, source: Host, demands: Sequence[Demand], here: Mapping[str, Space], margin_bytes: int
+    ) -> None:
         """Be woken when half of what the overlays may still grow is used up; each byte counts twice."""
-        room_bytes = demand.free_bytes - demand.need_bytes - margin_bytes
-        target_of = {overlay.path: overlay.target for overlay in self.context.planned.overlays}
-        for file in files:
-            step_bytes = max(STEP_LEAST_BYTES, room_bytes // (4 * len(files)))
+        room = {one.directory: one.free_bytes - one.need_bytes - margin_bytes for one in demands}
+        size_of = {file.path: file.size_bytes for seen in here.values() for file in seen.files}
+        overlays = [overlay for overlay in self.context.planned.overlays if overlay.path in size_of]
+        for overlay in overlays:
+            room_bytes = min(room[directory_of(path)] for path in (overlay.path, overlay.base))
+            step_bytes = max(STEP_LEAST_BYTES, room_bytes // (4 * len(overlays)))
             with suppress(HostError):  # the net below stays: it looks again after a while
                 uuid = self.context.planned.domain_uuid
-                await source.set_threshold(uuid, target_of[file.path], file.size_bytes + step_bytes)
+                await source.set_threshold(uuid, overlay.target, size_of[overlay.path] + step_bytes)
 
-    def _still_to_come(self, held: dict[str, int], directory: str, arrived: Sequence[FileFacts]) -> int:
+    def _growth_bytes(self, held: Mapping[str, int], side: Side, directory: str) -> int:
+        """What the commit makes the bases in this directory grow by."""
+        planned = self.context.planned
+        pairs = zip(planned.overlays, planned.overlays_at(side), strict=True)
+        return sum(held.get(own.path, 0) for own, one in pairs if directory_of(one.base) == directory)
+
+    def _still_to_come(self, held: Mapping[str, int], come: Mapping[str, int], directory: str) -> int:
         """What a destination's directory must take: the rest of the overlays, and their commit."""
-        there = {file.path: file.allocated_bytes for file in arrived}
-        here = [one for one in self.context.planned.overlays if directory_of(one.arrived.path) == directory]
-        sizes = [(held.get(one.path, 0), there.get(one.arrived.path, 0)) for one in here]
-        return sum(whole + max(0, whole - come) for whole, come in sizes)
+        planned = self.context.planned
+        pairs = zip(planned.overlays, planned.overlays_at(Side.DESTINATION), strict=True)
+        here = [(own, one) for own, one in pairs if directory_of(one.path) == directory]
+        rest = sum(max(0, held.get(own.path, 0) - come.get(one.path, 0)) for own, one in here)
+        return rest + self._growth_bytes(held, Side.DESTINATION, directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from fsm.engine.backing import expect_unchanged
 from fsm.engine.bandwidth import longest_rest_s, share_mib_per_s
 from fsm.engine.context import Context
 from fsm.engine.convergence import Convergence
@@ -43,6 +44,7 @@ async def migrate(context: Context) -> None:
     if facts is not None and facts.job is Job.MIGRATION_OUT:
         await _watch_job(context, source, None)
         return
+    await expect_unchanged(context, "migrate")
     request = await _migration_request(context, source)
     # The last look before the call: libvirt copies the top layer alone, so one that came on top of our
     # overlay since the state was entered would take the overlay's place, and its content would be lost.
@@ -65,6 +67,7 @@ async def _move_definition(context: Context) -> None:
     uuid = context.planned.domain_uuid
     for base in context.history.bases.bases:
         await expect_unwritten(context, base, "migrate")
+    await expect_unchanged(context, "migrate")
     xml, moved_to = await source.persistent_xml(uuid), context.planned.moved.values()
     facts = await source.domain(uuid)
     if facts is None or facts.state is not DomainState.SHUT_OFF:

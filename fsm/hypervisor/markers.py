@@ -125,11 +125,15 @@ def _element(marker: Marker, *, alone: bool) -> etree._Element:
             _set(disk, shared="yes")
         if overlay.destination_base:
             _set(disk, destination_base=overlay.destination_base)
+    for path, image_format in marker.below:
+        _set(_child(root, "below"), path=path, format=image_format)
     for base in marker.bases:
         sizes = {"size": base.size_bytes, "allocated": base.allocated_bytes, "capacity": base.capacity_bytes}
         copy = _child(root, "copy")
         _set(copy, path=base.path, format=base.format, **{name: str(size) for name, size in sizes.items()})
         _set(copy, growable="yes" if base.growable else "no", modified=base.modified)
+        if base.below:
+            _set(copy, below="yes")
     if marker.snapshots:
         _child(root, "snapshots").text = marker.snapshots
     return root
@@ -176,8 +180,12 @@ def _read(root: etree._Element) -> Marker:
                 capacity_bytes=int(_get(copy, "capacity")),
                 growable=copy.get("growable") == "yes",
                 modified=copy.get("modified", ""),
+                below=copy.get("below") == "yes",
             )
             for copy in root.iterfind(f"{{{NAMESPACE}}}copy")
+        ),
+        below=tuple(
+            (_get(file, "path"), _get(file, "format")) for file in root.iterfind(f"{{{NAMESPACE}}}below")
         ),
         snapshots=(root.findtext(f"{{{NAMESPACE}}}snapshots") or "").strip(),
         started_paused=root.get("started-paused") == "yes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from enum import StrEnum
 
 from attrs import evolve, field, frozen
@@ -112,13 +113,13 @@ class Overlay:
 
     @property
     def arrived(self) -> Overlay:
-        """The destination's overlay of the same disk. In a directory of both hosts it is another file."""
-        if self.shared:
-            return evolve(self, path=f"{self.path}.arrived")
-        if not self.destination_base:
-            return self
-        path = self.destination_base + self.path.removeprefix(self.base)
-        return evolve(self, path=path, base=self.destination_base, destination_base="")
+        """The destination's overlay of the same disk. Where both hosts may see it, it is another file."""
+        base = self.destination_base or self.base
+        beside = posixpath.dirname(self.path) == posixpath.dirname(self.base)
+        path = base + self.path.removeprefix(self.base) if beside else self.path
+        if self.shared or not beside:
+            path = f"{path}.arrived"
+        return evolve(self, path=path, base=base, destination_base="")
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -131,7 +132,8 @@ class Base:
     """A base that stands still: its path, its file's length, and the virtual size of the disk in it.
 
     ``growable``: QEMU can make it larger, so a disk that is resized meanwhile can be committed. ``modified``
-    is the mark by which a write into it shows, empty where nobody knows it any more.
+    is the mark by which a write into it shows, empty where nobody knows it any more. ``below``: it is no
+    disk's base but a file below one, copied along.
     """
 
     path: str
@@ -141,6 +143,7 @@ class Base:
     capacity_bytes: int
     growable: bool = True
     modified: str = ""
+    below: bool = False
 
     def fits(self, capacity_bytes: int) -> Size:
         """How an overlay of this virtual size stands to the base. QEMU counts in sectors."""
@@ -158,8 +161,9 @@ class Marker:
     engine that adopts the migration writes another one, and the one before sees that it is not its own any
     more. The URIs are as a reader may see them, ``source_host`` and ``destination_host`` the hosts' UUIDs;
     ``journal`` says where the journal is. ``bases`` is filled once the copies exist at the destination, all
-    made by this migration; ``snapshots`` then holds the metadata, packed (``fsm.hypervisor.markers``).
-    ``destination_name``: the domain is to have another name there.
+    made by this migration; ``below`` are the files, path and format, that are copied besides the bases.
+    ``snapshots`` then holds the metadata, packed (``fsm.hypervisor.markers``). ``destination_name``: the
+    domain is to have another name there.
     ``started_paused``: the domain was shut off and is started, paused, only to be committed. ``problem`` says
     why a marker can't be read; nothing else of it is known then.
     """
@@ -174,6 +178,7 @@ class Marker:
     merge: Merge = Merge.COMMIT
     overlays: tuple[Overlay, ...] = ()
     bases: tuple[Base, ...] = ()
+    below: tuple[tuple[str, str], ...] = ()
     snapshots: str = field(default="", repr=False)
     started_paused: bool = False
     destination_name: str = ""

@@ -13,8 +13,9 @@ from attrs import define, field, frozen
 from fsm.errors import ImageCorrupt
 from fsm.hypervisor.port import Connector, DataChannel, RangeWriter
 from fsm.hypervisor.values import Overlay
+from fsm.images.backing import DEEPEST_CHAIN, read_backing
 from fsm.images.clusters import Layer, Piece, joined, through
-from fsm.images.qcow2 import Read, Snapshot, read_header, read_image
+from fsm.images.qcow2 import Read, Snapshot, read_image
 from fsm.images.standalone import CLUSTER, Layout, runs_of, split, vm_state_at
 from fsm.images.transfer import Progress, Tally
 from fsm.images.workers import Worker, run_workers
@@ -71,23 +72,33 @@ async def _planned(connector: Connector, uri: str, overlay: Overlay, name: str) 
         if snapshot is None:
             raise ImageCorrupt(f"{overlay.path} holds no snapshot {name!r}")
         top = Layer.of(overlay.path, read, image.header, snapshot.l1_offset, snapshot.l1_entries)
-        base = _base(channel, overlay)
-        plans.append(_plan(snapshot, top, base))
+        plans.append(_plan(snapshot, top, _below(channel, overlay)))
 
     await run_workers(1, work, name=f"tables of {overlay.path}")
     return plans[0]
 
 
-def _base(channel: DataChannel, overlay: Overlay) -> Layer:
-    read = _reader(channel, overlay.base)
-    if overlay.base_format == "raw":
-        return Layer(overlay.base, read, 2**63 - 1)  # reading ends with the file
-    header = read_header(read)
-    return Layer.of(overlay.base, read, header, header.l1_offset, header.l1_entries)
+def _below(channel: DataChannel, overlay: Overlay) -> tuple[Layer, ...]:
+    """The base, and what its header and theirs name below it."""
+    path, image_format = overlay.base, overlay.base_format
+    layers: list[Layer] = []
+    while image_format != "raw":
+        if len(layers) > DEEPEST_CHAIN:
+            raise ImageCorrupt(f"the chain below {overlay.path} does not end")
+        header, backing = read_backing(read := _reader(channel, path))
+        layers.append(Layer.of(path, read, header, header.l1_offset, header.l1_entries))
+        if backing is None:
+            return tuple(layers)
+        below = backing.path(path)
+        if below is None:
+            raise ImageCorrupt(f"{path} has the backing file {backing.name!r}, which is no plain path")
+        path, image_format = below, backing.format or "raw"
+    raw = Layer(path, _reader(channel, path), 2**63 - 1)  # reading ends with the file
+    return (*layers, raw)
 
 
-def _plan(snapshot: Snapshot, top: Layer, base: Layer) -> _Plan:
-    disk = tuple(joined(through((top, base), 0, snapshot.disk_size_bytes)))
+def _plan(snapshot: Snapshot, top: Layer, below: tuple[Layer, ...]) -> _Plan:
+    disk = tuple(joined(through((top, *below), 0, snapshot.disk_size_bytes)))
     memory: tuple[Piece, ...] = ()
     if snapshot.vm_state_bytes and top.header is not None:
         # Each image keeps it behind its own last table, so it moves.
@@ -98,7 +109,7 @@ def _plan(snapshot: Snapshot, top: Layer, base: Layer) -> _Plan:
         memory = tuple(_moved(piece, by) for piece in found)
     runs = [runs_of((piece.at, piece.length) for piece in part) for part in (disk, memory)]
     layout = Layout(snapshot, (*runs[0], *runs[1]))
-    return _Plan({top.path: top, base.path: base}, (*disk, *memory), layout)
+    return _Plan({layer.path: layer for layer in (top, *below)}, (*disk, *memory), layout)
 
 
 def _moved(piece: Piece, by: int) -> Piece:

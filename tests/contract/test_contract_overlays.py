@@ -174,6 +174,23 @@ async def test_an_empty_overlay_is_committed_too(rig: Rig) -> None:
     assert (await chains(host, uuid))["vda"] == (overlay.base,)
 
 
+async def test_a_commit_ends_at_the_base_whatever_is_below_that(rig: Rig) -> None:
+    uuid = rig.domain("web")
+    host = await rig.host(rig.source)
+    rig.write(rig.source, uuid, "vda", 0, 64 * KIB, 0x11)
+    base = await put_overlay(host, uuid)
+    rig.write(rig.source, uuid, "vda", 64 * KIB, 64 * KIB, 0x22)
+    overlay = await put_overlay(host, uuid)
+    assert (await chains(host, uuid))["vda"] == (overlay.path, base.path, base.base)
+    below = rig.file_bytes(rig.source, base.base)
+    rig.write(rig.source, uuid, "vda", 128 * KIB, 64 * KIB, 0x33)
+    await committed(host, uuid, overlay)
+    assert (await chains(host, uuid))["vda"] == (base.path, base.base)
+    assert rig.file_bytes(rig.source, base.base) == below
+    for number, pattern in enumerate((0x11, 0x22, 0x33)):
+        assert rig.holds(rig.source, uuid, "vda", number * 64 * KIB, 64 * KIB, pattern)
+
+
 async def test_several_disks_are_committed_side_by_side(rig: Rig) -> None:
     uuid = rig.domain("web", TWO)
     host = await rig.host(rig.source)

@@ -18,7 +18,7 @@ def start_commit(call: Call, uuid: str, overlay: Overlay, bandwidth_mib_per_s: i
         return
     if disk.chain[:1] == (overlay.base,):
         return  # committed and pivoted before
-    if disk.chain != (overlay.path, overlay.base):
+    if disk.chain[:2] != (overlay.path, overlay.base):
         raise call.error(
             f"disk {overlay.target!r} stands on {list(disk.chain)}, not on {[overlay.path, overlay.base]}",
             remedy="find out who changed the disk before going on",

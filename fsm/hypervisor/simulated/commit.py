@@ -35,7 +35,7 @@ def start(
     paths = tuple(path for path, _ in disk.layers)
     if disk.commit is not None or paths[:1] == (overlay.base,):
         return
-    if paths != (overlay.path, overlay.base):
+    if paths[:2] != (overlay.path, overlay.base):
         raise Denied(
             f"disk {overlay.target!r} has the chain {' <- '.join(paths)}, not "
             f"{overlay.path} <- {overlay.base}"
@@ -43,7 +43,7 @@ def start(
     idle(instance)
     instances.take_locks(state, host, uuid, [LiveDisk(overlay.target, disk.layers[1:])])
     held = images.blocks(files.existing(state, host, overlay.path), "qcow2")
-    top, base = (images.header(files.existing(state, host, path)) for path, _ in disk.layers)
+    top, base = (images.header(files.existing(state, host, path)) for path, _ in disk.layers[:2])
     if top.capacity_bytes > base.capacity_bytes:  # the disk was resized: QEMU has the base follow
         images.resize(state, host, disk.layers[1], top.capacity_bytes)
     step = max(1, -(-len(held) // _STEPS))

@@ -139,15 +139,16 @@ def revert(state: WorldState, host: HostState, uuid: str, name: str) -> None:
 
 
 def save(state: WorldState, host: HostState, overlay: Overlay, name: str, path: str) -> None:
-    """Make an image of a snapshot in an overlay: what its guest saw, the base included, and its memory."""
+    """Make an image of a snapshot in an overlay: what its guest saw through all layers, and its memory."""
     file = files.existing(state, host, overlay.path)
     entry = next((one for one in images.snapshot_table(file) if one.name == name), None)
     if entry is None:
         raise Missing(f"Snapshot '{name}' does not exist")
-    base = files.existing(state, host, overlay.base)
+    below = images.chain(state, host, overlay.base, overlay.base_format)
     held = {
-        block: images.read_block(state, host, ((overlay.base, overlay.base_format),), block)
-        for block in images.blocks(base, overlay.base_format)
+        block: images.read_block(state, host, below, block)
+        for layer, layer_format in below
+        for block in images.blocks(files.existing(state, host, layer), layer_format)
     }
     held.update(images.snapshot_blocks(file, name))
     images.create(state, host, path, images.header(file).capacity_bytes)

@@ -1,0 +1,54 @@
+"""Which domain of a host stands on a file, before that is removed."""
+
+from __future__ import annotations
+
+from fsm.engine.context import Context
+from fsm.engine.plan import PoolBefore, Side
+from fsm.engine.space import directory_of
+from fsm.errors import NotFound
+from fsm.hypervisor.values import DiskFacts, DomainFacts
+from fsm.journal.records import converter
+from fsm.machine.observation import DomainState
+
+
+async def user_of(context: Context, side: Side, path: str) -> str:
+    """The name of a domain of that host with this file in a disk's chain, empty without one.
+
+    Of one that is shut off libvirt tells the active layer alone; the files themselves name those below.
+    """
+    host = await context.host(side)
+    for uuid in await host.domains():
+        facts = await host.domain(uuid)
+        if facts is None:
+            continue
+        for disk in facts.disks:
+            if path in await _chain(context, side, facts, disk):
+                return facts.name
+    return ""
+
+
+async def _chain(context: Context, side: Side, facts: DomainFacts, disk: DiskFacts) -> list[str]:
+    chain = list(disk.chain)
+    if facts.state is not DomainState.SHUT_OFF or disk.source_type != "file" or not chain:
+        return chain
+    below: str | None = chain[0]
+    while below is not None:  # bounded: no file comes twice
+        await note_directory(context, side, directory_of(below))
+        try:
+            found = await (await context.host(side)).storage.stat(below)
+        except NotFound:
+            break
+        below = found.backing if found is not None and found.backing not in chain else None
+        if below is not None:
+            chain.append(below)
+    return chain
+
+
+async def note_directory(context: Context, side: Side, directory: str) -> None:
+    """Before it is opened: what the migration's end has to put back."""
+    pools = context.history.pools
+    if any((pool.side, pool.directory) == (side, directory) for pool in pools):
+        return
+    was = await (await context.host(side)).storage.pool_state(directory)
+    noted = (*pools, PoolBefore(side, directory, was))
+    await context.note("look-into-directory", {"pools": converter.unstructure(noted)})
