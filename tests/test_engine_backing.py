@@ -176,6 +176,15 @@ async def test_a_rollback_leaves_what_another_domain_stands_on_by_now(state: Dom
     assert f"{IMAGES}/web-vda.qcow2" not in world.files(DESTINATION)
 
 
+async def test_what_is_copied_along_stays_at_the_source() -> None:
+    simulation = await chained(there=False)
+    result = await simulation.migrate(delete_source=True, **AUTO)
+    assert (result.state, result.left_behind) == ("committed", ())
+    here = simulation.world.files(SOURCE)
+    assert set(LOWER) <= set(here)
+    assert f"{IMAGES}/web-vda.qcow2" not in here
+
+
 async def test_one_that_appears_meanwhile_is_not_overwritten() -> None:
     simulation = await chained(there=False)
     world = simulation.world

@@ -213,6 +213,15 @@ def test_source_overlays_are_removed_only_when_no_process_stands_on_them() -> No
         assert Layer.OVERLAY not in layers(case.source) or not runs(case.source), case
 
 
+def test_source_bases_are_removed_only_when_the_destination_stands_on_its_own() -> None:
+    for case in where(lambda case: case.does("remove-source-bases")):
+        assert case.leads_to("committed"), case
+        assert layers(case.destination) <= {Layer.BASE}, case
+        assert not unknown(case.destination), case
+        assert not runs(case.source), case
+        assert not unknown(case.source) or case.source.fenced, case
+
+
 def test_the_source_is_resumed_only_where_nothing_runs_at_the_destination() -> None:
     for case in where(lambda case: case.does("resume-source")):
         assert not runs(case.destination), case

@@ -126,6 +126,11 @@ from fsm.errors import BadInput
     metavar="DIRECTORY",
     help="Where both hosts have the overlays meanwhile; default: each beside its base.",
 )
+@click.option(
+    "--delete-source",
+    is_flag=True,
+    help="Once all is committed, remove the images at the source that were copied.",
+)
 @click.option("--accept", multiple=True, metavar="CHECK", help="Go on despite this preflight finding.")
 @click.option("--correlation", default="", metavar="ID", help="Your own id for this request, for the log.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result.")

@@ -49,7 +49,11 @@ WORDS = (
     Word("direct", Answer.REFUSED, "QEMU's hypervisors know no direct migration"),
     Word("tunnelled", Answer.REFUSED, "a tunnel can't carry single disks; see --tls"),
     Word("persistent", Answer.ANYWAY),
-    Word("undefinesource", Answer.ANYWAY, "at the end, when all is committed"),
+    Word(
+        "undefinesource",
+        Answer.ANYWAY,
+        "when all is committed; --delete-source removes the images, too",
+    ),
     Word("suspend", Answer.REFUSED, "suspend the domain first: it arrives as it left"),
     Word("copy-storage-all", Answer.REFUSED, "it flattens the images: their snapshots would be lost"),
     Word("copy-storage-inc", Answer.ANYWAY, "of the overlays"),

@@ -29,6 +29,7 @@ from fsm.engine.removal import (
     remove_source_overlays,
 )
 from fsm.engine.shared import expect_same_files, remove_probes
+from fsm.engine.source_bases import remove_source_bases
 from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.values import SnapshotMetadata
 from fsm.images.tables import look_at_image
@@ -300,6 +301,7 @@ ACTIONS: dict[str, Action] = {
         destroy_source_instance,
         undefine_source,
         remove_source_overlays,
+        remove_source_bases,
         remove_destination_overlays,
         remove_copies,
         release_pools,

@@ -7,7 +7,7 @@ import re
 
 from fsm.engine.direct import check_direct
 from fsm.engine.elsewhere import check_places
-from fsm.engine.plan import Request
+from fsm.engine.plan import Request, StorageChoice
 from fsm.errors import BadInput
 from fsm.hypervisor.uris import safe_uri
 from fsm.hypervisor.values import LONGEST_DOWNTIME_MS, Tuning, Wiring
@@ -39,6 +39,8 @@ def check_request(request: Request) -> None:
         raise BadInput(
             f"the overlay directory {directory!r} is no plain absolute path", remedy="such as /srv"
         )
+    if request.delete_source and request.storage is StorageChoice.SHARED:
+        raise BadInput("bases on shared storage are not copied, so none is removed at the source")
     check_places(request)
     name = request.destination_name
     if name and (_UNWRITABLE.search(name) or "/" in name or not name.strip()):

@@ -28,6 +28,7 @@ class History:
     ``copied`` are the parts of each copy that were finished, by the file's path. ``kept_bytes`` were found at
     the destination when the copies were continued last.
     ``probes`` are the files by which preflight has looked whether storage is shared.
+    ``not_durable`` are the copies that nothing has written to stable storage by itself.
     ``throttled`` names the disks to which the guest's writes may be throttled, at whichever host it is.
     """
 
@@ -55,6 +56,7 @@ class History:
     pools: tuple[PoolBefore, ...] = ()
     probes: tuple[str, ...] = ()
     bases: Bases = field(factory=Bases)
+    not_durable: frozenset[str] = frozenset()
     copied: Mapping[str, tuple[Stretch, ...]] = field(factory=dict)
     kept_bytes: int = 0
 
@@ -127,6 +129,8 @@ class History:
             changes["copies_verified"] = bool(data["copies_verified"])
         if "created" in data:
             changes["created"] = self.created | set(data["created"])
+        if "durable_with_commit" in data:
+            changes["not_durable"] = frozenset(data["durable_with_commit"])
         if "left_behind" in data:
             changes["left_behind"] = tuple(dict.fromkeys((*self.left_behind, *data["left_behind"])))
         if "started_paused" in data:

@@ -97,7 +97,8 @@ class Request:
     ``destination_name`` is what the domain is to be called there; empty: as it is.
     ``exclude_disks`` names targets to be left alone. ``accept`` names preflight checks whose findings the
     user takes on himself. ``overlay_directory`` is where the overlays lie on both hosts; empty: each
-    beside its base. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
+    beside its base. ``delete_source``: the bases that were copied are removed at the source once all is
+    committed. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
     ``correlation`` is the caller's own id for this request; every event of the log carries it.
     """
 
@@ -121,6 +122,7 @@ class Request:
     exclude_disks: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
     overlay_directory: str = ""
+    delete_source: bool = False
     direct: Direct | None = None
     correlation: str = ""
 

@@ -16,6 +16,7 @@ ACTIONS: dict[str, str] = {
     "save-bases": "record the bases' sizes and the snapshots' metadata, now that nothing can change them",
     "create-copies": "create the files that the bases will be copied into, each as one hole",
     "remove-source-overlays": "remove the overlay files at the source",
+    "remove-source-bases": "remove the copied bases at the source, where asked for and nothing is against it",
     "create-destination-overlays": "create empty overlays on the copied bases at the destination",
     "remove-destination-overlays": "remove the overlay files at the destination",
     "remove-copies": "remove the copied bases at the destination, those that this migration created",

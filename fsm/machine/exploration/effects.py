@@ -166,6 +166,8 @@ EFFECTS: Mapping[str, Effect] = {
     "resume-source": _call(SOURCE, _resume_source),
     "destroy-source-instance": _call(SOURCE, _destroy_source),
     "undefine-source": _call(SOURCE, partial(hosts.undefine, side=SOURCE))._replace(leaves_fenced=True),
+    # Nobody looks at the source's base any more; what can't be removed stays, and is told.
+    "remove-source-bases": _call("", lambda world: world),
     # How fast a guest writes decides nothing.
     "lift-source-throttle": _call(SOURCE, lambda world: world)._replace(leaves_fenced=True),
     "lift-destination-throttle": _call(DESTINATION, lambda world: world)._replace(leaves_fenced=True),

@@ -1,0 +1,79 @@
+"""The source's images are removed behind a migration between two real hosts, unless somebody needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fsm.lab import DiskSpec, GuestSpec, SnapshotSpec
+from fsm.lab.guest import Guest, revert
+from tests.lab_rig import NEEDS_LAB, Rig, by_nbd, check_kept, files, lab_in, look, watched
+from tests.libvirt_helpers import IMAGES, define, remove
+
+pytestmark = NEEDS_LAB
+
+COMMITTED, ROLLED_BACK = 0, 3
+SPEC = GuestSpec(
+    name="leaving",
+    disks=(DiskSpec(target="vda", size_mib=48, data_mib=8), DiskSpec(target="vdb", size_mib=16, data_mib=4)),
+    snapshots=(SnapshotSpec("s1"), SnapshotSpec("s2", "s1")),
+)
+BASES = {disk.image(SPEC.name) for disk in SPEC.disks}
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    directory = tmp_path_factory.mktemp("labs")
+    with lab_in(directory) as lab:
+        lab.define_guest(lab.hosts[0], SPEC)
+        yield Rig(lab, directory / "journal.db")
+
+
+def test_there_and_back_without_a_copy_left(rig: Rig) -> None:
+    for source, options in (
+        (rig.alpha, ("--merge", "mirror")),
+        (rig.beta, ("--merge", "commit")),
+        (rig.alpha, tuple(by_nbd(rig, rig.alpha))),
+        (rig.beta, ("--merge", "mirror", "--verify", "full")),
+    ):
+        before = look(rig, source, SPEC)
+        with watched(rig, SPEC) as watch:
+            finished = rig.migrate(SPEC.name, source, "--delete-source", *options)
+        assert finished.returncode == COMMITTED, finished.stderr
+        check_kept(rig, SPEC, before, rig.other(source), watch.acks)
+        assert BASES.isdisjoint(files(source))
+        assert "left behind" not in finished.stderr
+    guest = Guest(rig.alpha, SPEC.name, SPEC)
+    revert(guest, "s1")
+    assert guest.state == "running"
+
+
+def test_a_failed_one_removes_nothing(rig: Rig) -> None:
+    before = look(rig, rig.alpha, SPEC)
+    options = ("--delete-source", "--merge", "commit", "--bandwidth", "16")
+    with watched(rig, SPEC) as watch, rig.migrating(SPEC.name, rig.alpha, *options) as running:
+        assert running.until(lambda event: event["event"] == "progress" and event["phase"] == "memory")
+        rig.beta.kill_qemu(SPEC.name)
+        code, _ = running.finish()
+    assert code == ROLLED_BACK
+    assert BASES.issubset(files(rig.alpha))
+    check_kept(rig, SPEC, before, rig.alpha, watch.acks)
+
+
+def test_what_a_clone_stands_on_stays(rig: Rig) -> None:
+    """The clone is shut off; its own image names the base by a relative name."""
+    base, clone = SPEC.disks[0].image(SPEC.name), f"{IMAGES}/clone.qcow2"
+    name = base.rpartition("/")[2]
+    rig.alpha.run(["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2", clone, "48M"])
+    xml_of = {"vda": f"{IMAGES}/empty.qcow2"}
+    rig.alpha.run(["qemu-img", "create", "-q", "-f", "qcow2", xml_of["vda"], "48M"])
+    define(rig.alpha, "clone", xml_of)
+    rig.alpha.virsh("destroy", "--domain", "clone")
+    rig.alpha.run(["mv", clone, xml_of["vda"]])
+    finished = rig.migrate(SPEC.name, rig.alpha, "--delete-source")
+    assert finished.returncode == COMMITTED, finished.stderr
+    assert BASES.intersection(files(rig.alpha)) == {base}
+    assert "domain clone uses it" in finished.stderr
+    remove(rig.alpha, "clone")
+    rig.destroy(SPEC)
