@@ -189,3 +189,12 @@ async def test_a_probe_that_can_not_be_removed_keeps_no_migration_from_its_end()
     assert result.state in ("committed", "refused")
     for path in [path for path in world.files(SOURCE) if path.endswith(".probe")]:
         assert any(path in left for left in result.left_behind)
+
+
+async def test_a_probe_that_was_removed_is_not_looked_for_again() -> None:
+    simulation = await simulate(ON_SHARED)
+    result = await simulation.migrate(**AUTO)
+    assert result.state == "committed"
+    noted = [record.data["probes"] for record in simulation.records if "probes" in record.data]
+    assert noted[-1] == []
+    assert noted[0] != []

@@ -30,8 +30,10 @@ async def is_shared(context: Context, source: Host, destination: Host, beside: s
     same length, header and time. The file has a name of its own and is removed again.
     """
     path = f"{beside}.fsm-{context.migration}.probe"
+    there: list[str] = context.outcome.setdefault("probes", [*context.history.probes])
+    there += [path] if path not in there else []
     # Before it is made: an engine that takes over must know what to remove.
-    await context.note("probe-sharing", {"probes": [*context.history.probes, path]})
+    await context.note("probe-sharing", {"probes": [*there]})
     if await source.storage.stat(path) is None:
         await source.storage.create_sparse(path, 0)
     try:
@@ -42,6 +44,7 @@ async def is_shared(context: Context, source: Host, destination: Host, beside: s
         return False
     finally:
         await source.storage.remove(path)
+        there.remove(path)
 
 
 async def remove_probes(context: Context) -> None:
