@@ -74,7 +74,7 @@ async def pair(merge: Merge = Merge.COMMIT) -> Pair:
     facts = domains.facts(real.state.hosts[URIS[SOURCE]], uuid)
     assert facts is not None
     base = facts.disks[0].source
-    overlay = Overlay("vda", f"{IMAGES}/web-fsm-test.vda.qcow2", base, "qcow2")
+    overlay = Overlay("vda", f"{base}.fsm-test", base, "qcow2")
     request = Request("web", destination_uri=URIS[DESTINATION], source_uri=URIS[SOURCE])
 
     async def nothing(*_arguments: object) -> None:

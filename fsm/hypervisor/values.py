@@ -116,7 +116,7 @@ class Overlay:
         """The destination's overlay of the same disk. Where both hosts may see it, it is another file."""
         base = self.destination_base or self.base
         beside = posixpath.dirname(self.path) == posixpath.dirname(self.base)
-        path = base + self.path.removeprefix(self.base) if beside else self.path
+        path = base + self.path.removeprefix(self.base) if beside and self.destination_base else self.path
         if self.shared or not beside:
             path = f"{path}.arrived"
         return evolve(self, path=path, base=base, destination_base="")
