@@ -27,6 +27,8 @@ NEEDS_LAB = [
     pytest.mark.lab,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces"),
 ]
+LONG_LAB = [*NEEDS_LAB, pytest.mark.long]
+"""For what takes minutes and is not what a change breaks first."""
 COMMAND_TIMEOUT_S = 240
 LIBVIRT = "/var/lib/libvirt"
 OUR_NAMES = ("fsm-guest.img", "fsm-guard")

@@ -19,10 +19,10 @@ import pytest
 from fsm.lab import DiskSpec, GuestSpec, Lab, LabHost, SnapshotSpec
 from fsm.lab.process import clean_environment
 from fsm.lab.spec import DomainState
-from tests.lab_rig import NEEDS_LAB, lab_in, pools
+from tests.lab_rig import LONG_LAB, lab_in, pools
 from tests.pages import Names, run_page, shell
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = ("host-a", "host-b")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from fsm.lab import Lab
-from tests.lab_rig import NEEDS_LAB
+from tests.lab_rig import LONG_LAB
 from tests.pages import Names, run_page
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 PAGE = Path(__file__).parent.parent / "docs" / "tutorial.md"
 LABS = "/var/lib/fsm-lab"

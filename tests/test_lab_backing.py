@@ -9,10 +9,20 @@ import pytest
 from fsm.lab import DiskSpec, GuestSpec, LabHost
 from fsm.lab.guest import Guest, revert, start
 from fsm.lab.host import IMAGES
-from tests.lab_rig import NEEDS_LAB, Rig, by_nbd, check_kept, check_untouched, lab_in, look, still, watched
+from tests.lab_rig import (
+    LONG_LAB,
+    Rig,
+    by_nbd,
+    check_kept,
+    check_untouched,
+    lab_in,
+    look,
+    still,
+    watched,
+)
 from tests.libvirt_helpers import digest
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
 GOLDEN, MIDDLE = f"{IMAGES}/golden.raw", f"{IMAGES}/middle.qcow2"

@@ -11,9 +11,9 @@ import pytest
 
 from fsm.engine.bandwidth import MIRROR_BURST_BYTES
 from fsm.lab import DiskSpec, GuestSpec, Ring
-from tests.lab_rig import NEEDS_LAB, Event, Rig, lab_in
+from tests.lab_rig import LONG_LAB, Event, Rig, lab_in
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 MIB = 1 << 20
 ROLLED_BACK = 3

@@ -10,9 +10,9 @@ import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, Ring, SnapshotSpec
 from fsm.lab.guest import Guest
-from tests.lab_rig import NEEDS_LAB, Event, Rig, check_kept, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Event, Rig, check_kept, lab_in, look, watched
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 COMMITTED, ROLLED_BACK = 0, 3
 # Each write takes a cluster of its own, which is more than the limit lets through.

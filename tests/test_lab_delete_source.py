@@ -8,10 +8,10 @@ import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, SnapshotSpec
 from fsm.lab.guest import Guest, revert
-from tests.lab_rig import NEEDS_LAB, Rig, by_nbd, check_kept, files, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Rig, by_nbd, check_kept, files, lab_in, look, watched
 from tests.libvirt_helpers import IMAGES, define, remove
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 COMMITTED, ROLLED_BACK = 0, 3
 SPEC = GuestSpec(

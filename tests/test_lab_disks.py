@@ -9,9 +9,19 @@ from lxml import etree
 
 from fsm.lab import DiskSpec, GuestSpec
 from fsm.lab.guest import Guest, start
-from tests.lab_rig import NEEDS_LAB, Rig, check_kept, disk_of, lab_in, look, part_of, redefine, watched
+from tests.lab_rig import (
+    LONG_LAB,
+    Rig,
+    check_kept,
+    disk_of,
+    lab_in,
+    look,
+    part_of,
+    redefine,
+    watched,
+)
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 COMMITTED = 0
 DRIVERS = {

@@ -13,7 +13,7 @@ from fsm.lab import GuestSpec, LabError, LabHost
 from fsm.lab.process import wait_until
 from tests.faults.scene import COMMIT, SLOW, WEB, begun, copying, memory_moves
 from tests.lab_rig import (
-    NEEDS_LAB,
+    LONG_LAB,
     Before,
     Event,
     Rig,
@@ -25,7 +25,7 @@ from tests.lab_rig import (
     watched,
 )
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 COMMITTED, ROLLED_BACK, STUCK, OTHER = 0, 3, 4, 5
 

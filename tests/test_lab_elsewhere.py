@@ -18,7 +18,7 @@ from fsm.lab.spec import serial_path
 from tests.faults.scene import begun
 from tests.lab_rig import (
     LIBVIRT,
-    NEEDS_LAB,
+    LONG_LAB,
     Before,
     Event,
     Rig,
@@ -35,7 +35,7 @@ from tests.lab_rig import (
     watched,
 )
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
 STORE, OTHER = f"{LIBVIRT}/store", f"{LIBVIRT}/other <&> 'dir'"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, SnapshotSpec
-from tests.lab_rig import NEEDS_LAB, Rig, check_kept, domains, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Rig, check_kept, domains, lab_in, look, watched
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "evacuate.py"
 COMMITTED, REFUSED = 0, 5

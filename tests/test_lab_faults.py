@@ -41,6 +41,7 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize(("state", "fault"), SELECTION)
+@pytest.mark.long
 @NEEDS_LAB[0]
 @NEEDS_LAB[1]
 def test_nothing_is_lost(stage: Stage, state: str, fault: str) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, SnapshotSpec
 from fsm.lab.guest import Guest
-from tests.lab_rig import NEEDS_LAB, Rig, check_kept, domains, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Rig, check_kept, domains, lab_in, look, watched
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 COMMITTED, ROLLED_BACK = 0, 3
 OWN, BOTH = "/var/lib/libvirt/own", "/var/lib/libvirt/both"

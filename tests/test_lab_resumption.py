@@ -10,9 +10,9 @@ import pytest
 
 from bench import meter
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
-from tests.lab_rig import NEEDS_LAB, Event, Rig, Running, check_kept, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Event, Rig, Running, check_kept, lab_in, look, watched
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 MIB = 1024 * 1024
 DATA_MIB = 512

@@ -9,9 +9,20 @@ from lxml import etree
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec, evidence
 from fsm.lab.guest import Guest, revert
-from tests.lab_rig import NEEDS_LAB, Rig, check_kept, domains, failed, files, lab_in, look, still, watched
+from tests.lab_rig import (
+    LONG_LAB,
+    Rig,
+    check_kept,
+    domains,
+    failed,
+    files,
+    lab_in,
+    look,
+    still,
+    watched,
+)
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 COMMITTED = 0
 DEEP, MANY = 30, 200

@@ -18,7 +18,7 @@ from fsm.lab.process import wait_until
 from tests.faults.failpoint import AFTER, HOLD, Failpoint
 from tests.faults.scene import is_held
 from tests.lab_rig import (
-    NEEDS_LAB,
+    LONG_LAB,
     Event,
     Rig,
     check_at_rest,
@@ -31,7 +31,7 @@ from tests.lab_rig import (
 )
 from tests.machine_helpers import plain_text, shipped
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 COMMITTED, ROLLED_BACK, STUCK = 0, 3, 4
 SMALL = f"{IMAGES}/small"

@@ -6,11 +6,11 @@ import pytest
 
 from fsm.lab import suite
 from fsm.machine.observation import Merge
-from tests.lab_rig import NEEDS_LAB
+from tests.lab_rig import LONG_LAB
 from tests.versions.cells import Cell, Pair
 from tests.versions.run import RIGHT, run
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 
 
 def newer() -> str:
