@@ -13,7 +13,7 @@ from attrs import field, mutable
 
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DomainFacts, Overlay
-from fsm.lab import Lab, LabHost
+from fsm.lab import Lab, LabError, LabHost
 
 IMAGES = "/var/lib/libvirt/images"
 
@@ -54,12 +54,21 @@ def define(
     return host.virsh("domuuid", "--domain", name).strip()
 
 
+def state(host: LabHost, name: str) -> str:
+    """In virsh's words."""
+    return host.virsh("domstate", "--domain", name).strip()
+
+
 def remove(host: LabHost, name: str) -> None:
     """Remove a domain, whatever it does."""
     if name not in host.virsh("list", "--all", "--name").splitlines():
         return
-    if host.virsh("domstate", "--domain", name).strip() != "shut off":
-        host.virsh("destroy", "--domain", name)
+    if state(host, name) != "shut off":
+        try:
+            host.virsh("destroy", "--domain", name)
+        except LabError:
+            if state(host, name) != "shut off":  # it has ended by itself meanwhile
+                raise
     host.virsh("undefine", "--domain", name, "--snapshots-metadata")
 
 

@@ -53,6 +53,7 @@ def uuid(lab: Lab) -> Iterator[str]:
     lab.mend()
     for host in lab.hosts:
         host.start_libvirtd()
+    for host in lab.hosts:
         remove(host, NAME)
         for path in host.path(IMAGES).iterdir():
             path.unlink()
