@@ -10,6 +10,7 @@ import subprocess
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -456,8 +457,10 @@ class TestOverASlowLink:
             )
         assert killed
         assert caught.value.host == lab.hosts[index].uri
-        # What a killed relay leaves has nobody who waits for it, and ends by itself.
-        wait_until(lambda: commands(lab) == [], timeout=20, what="the end of the commands")
+        # What a killed relay leaves has nobody who waits for it, and ends by itself: when the loop has closed
+        # its input, which it has to be let do.
+        ended = partial(wait_until, lambda: commands(lab) == [], timeout=20, what="the end of the commands")
+        await asyncio.to_thread(ended)
 
 
 def relay_at(lab: Lab, role: bytes) -> int:
