@@ -137,8 +137,9 @@ def finish(rig: Rig, running: Running) -> tuple[int, Event]:
     """
 
     def daemon_failed(event: Event) -> bool:
-        if event["event"] != "record" or not event["error"]:
+        if event["event"] != "record":
             return False
+        # It may die only behind the record of what failed by it; the next one tells that it can't be reached.
         return "cannot acquire state change lock" in event["error"] or rig.alpha.libvirtd_pid() is None
 
     if running.until(daemon_failed):
