@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,6 @@ from typing import Any, cast
 from unittest.mock import patch
 
 from attrs import define, field, frozen
-from sqlalchemy import delete
 
 from fsm.engine import heart
 from fsm.engine.engine import Engine
@@ -34,7 +34,6 @@ from fsm.hypervisor.values import SnapshotMetadata
 from fsm.images import workers
 from fsm.journal.records import Record
 from fsm.journal.sql import SqlJournal, open_journal
-from fsm.journal.tables import metadata
 from fsm.machine.observation import DomainState
 
 SOURCE, DESTINATION = "sim://alpha/system", "sim://beta/system"
@@ -86,9 +85,19 @@ class Simulation:
         """One for those who need no more than one; ``tests.lives`` has others."""
         return Engine(self.journal, self.world, clock=self.world.clock, deliver=in_loop)
 
+    @property
+    def journal_path(self) -> Path:
+        """The journal's file."""
+        return self.journal._file.path
+
+    def open_again(self) -> None:
+        """Open the journal once more, which an engine has closed."""
+        self.journal = open_journal(self.journal_path)
+
     def put_away(self) -> None:
-        """It is over; its journal serves the next simulation."""
-        _put_away.append(self.journal)
+        """It is over, and nobody needs its journal any more."""
+        self.journal.close()
+        shutil.rmtree(self.journal_path.parent, ignore_errors=True)
 
     def write(self) -> None:
         """The guest writes a new block to each disk, if it runs.
@@ -211,20 +220,9 @@ def _beginning(
     return world.state, uuid, before
 
 
-# Journals that nobody needs any more. To open another one takes longer than a migration writes into it: each
-# prepares its statements for itself.
-_put_away: list[SqlJournal] = []
-
-
 def fresh_journal() -> SqlJournal:
     """A journal in which nothing is written."""
-    if not _put_away:
-        return open_journal(Path(tempfile.mkdtemp(dir=_FILES.name)) / "journal.db")
-    journal = _put_away.pop()
-    with journal._transaction() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(delete(table))
-    return journal
+    return open_journal(Path(tempfile.mkdtemp(dir=_FILES.name)) / "journal.db")
 
 
 async def simulate(

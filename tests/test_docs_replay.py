@@ -32,7 +32,7 @@ async def _migrate(directory: Path) -> None:
     result = await simulation.migrate()
     simulation.journal.close()
     (directory / "id").write_text(result.migration)
-    shutil.copy(str(simulation.journal._engine.url.database), directory / "journal.db")
+    shutil.copy(simulation.journal_path, directory / "journal.db")
 
 
 @pytest.fixture(scope="module")

@@ -193,12 +193,13 @@ async def test_closing_waits_for_them_but_not_for_ever() -> None:
     release.set()
     unfinished = [line["migration"] for line in named(lines, "callbacks-unfinished")]
     assert unfinished == [handle.migration]
+    simulation.open_again()
     with logged() as lines:
         async with engine_of(simulation) as engine:
             (handle,), left = await engine.resume_all(on_record=lambda record: told.append(record.sequence))
             assert left == []
             await handle.wait()
-    assert told[-1] == sequences(simulation, handle)[-1]
+            assert told[-1] == sequences(simulation, handle)[-1]
     assert named(lines, "callbacks-unfinished") == []
 
 
@@ -209,4 +210,5 @@ async def test_closing_lets_go_of_what_is_under_way() -> None:
     assert handle.ended
     with pytest.raises(asyncio.CancelledError):
         await handle.wait()
+    simulation.open_again()
     assert (await (await engine_of(simulation).resume(handle.migration)).wait()).state == "committed"

@@ -73,7 +73,7 @@ async def test_what_a_living_engine_drives_and_what_is_damaged_is_left_alone_and
     journal = simulation.journal
     theirs, damaged, *others = await _left_by_a_dead_engine(simulation)
     journal.acquire(theirs, simulation.engine._heart.holder, lambda _holder: False)
-    with sqlite3.connect(str(journal._engine.url.database)) as raw:
+    with sqlite3.connect(journal._file.path) as raw:
         raw.execute("UPDATE migrations SET request = '[' WHERE migration = ?", (damaged,))
     handles, left = await _another_engine(simulation).resume_all()
     assert {handle.migration for handle in handles} == set(others)

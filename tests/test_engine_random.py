@@ -19,7 +19,6 @@ from attrs import define
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import select
 
 from fsm.engine import driving, heart
 from fsm.engine import engine as engine_module
@@ -27,7 +26,6 @@ from fsm.engine.plan import Side
 from fsm.engine.result import Result
 from fsm.errors import HostUnreachable
 from fsm.hypervisor.simulated import Denied, Moment
-from fsm.journal import tables
 from fsm.journal.port import Leased
 from fsm.machine.loader import load_default
 from fsm.machine.observation import DomainState, Merge
@@ -130,8 +128,8 @@ class Accidents(RuleBasedStateMachine):
     def _reached(self, life: Life, point: Point) -> None:
         """Whoever changes something on a host is the one who drives."""
         if point.moment == CALLING:
-            with self.simulation.journal._transaction() as connection:
-                holder = connection.execute(select(tables.leases.c.holder)).scalar()
+            with self.simulation.journal._file.transaction() as connection:
+                (holder,) = connection.execute("SELECT holder FROM leases").fetchone()
             assert holder == life.engine._heart.holder, f"{point}: without a lease, {holder} has it"
 
     @property

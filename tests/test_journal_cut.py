@@ -53,7 +53,7 @@ class Crash:
 
 
 def _log_of(simulation: Simulation) -> Path:
-    return Path(f"{simulation.journal._engine.url.database}-wal")
+    return Path(f"{simulation.journal_path}-wal")
 
 
 async def _crashes() -> tuple[Simulation, list[Crash]]:
@@ -67,7 +67,7 @@ async def _crashes() -> tuple[Simulation, list[Crash]]:
         if point.moment in BEFORE.values():
             length = _log_of(simulation).stat().st_size
         elif point.moment in AFTER.values():
-            path = Path(str(simulation.journal._engine.url.database))
+            path = simulation.journal_path
             (header,) = simulation.journal.headers()
             records = tuple(simulation.journal.records(header.migration))
             files = path.read_bytes(), _log_of(simulation).read_bytes()

@@ -42,12 +42,10 @@ def test_a_journal_that_others_could_read_is_closed_to_them(tmp_path: Path) -> N
     ("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)]
 )
 def test_sqlite_is_told_to_be_durable(path: Path, pragma: str, value: object) -> None:
-    engine = sqlite.open_engine(path)
-    for _ in range(2):  # what is set must be set on each connection, not on the first alone
-        connection = engine.raw_connection()
-        assert connection.cursor().execute(f"PRAGMA {pragma}").fetchone() == (value,)
-        connection.invalidate()
-    engine.dispose()
+    file = sqlite.JournalFile(path)
+    with file.transaction() as connection:
+        assert tuple(connection.execute(f"PRAGMA {pragma}").fetchone()) == (value,)
+    file.close()
 
 
 @pytest.mark.parametrize(
@@ -170,3 +168,18 @@ def test_locked_journal_is_unavailable(
     raw.close()
     assert impatient.append("m1", INTENT).sequence == 1
     impatient.close()
+
+
+def test_a_thread_that_keeps_the_journal_is_not_waited_for_for_ever(
+    begun: SqlJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0)
+    with begun._file.transaction(), pytest.raises(JournalUnavailable, match="another thread"):
+        begun.append("m1", INTENT)
+    assert begun.append("m1", INTENT).sequence == 1
+
+
+def test_a_closed_journal_says_so(begun: SqlJournal) -> None:
+    begun.close()
+    with pytest.raises(JournalUnavailable, match="closed"):
+        begun.header("m1")

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
-from functools import cache
+from sqlite3 import Row
 from typing import Any
 
-from sqlalchemy import Row, Table
-
 from fsm.errors import JournalCorrupt
-from fsm.journal import tables
 from fsm.journal.records import Data, Header, Phase, Record, Step, converter
 from fsm.machine.observation import Observation
 
-# Columns whose text stands for a value of another type.
-_DECODED = frozenset({"created", "updated", "request", "at", "observation", "data", "step", "phase"})
+# SQLite may hold other types than its columns say.
+_TEXTS_OF_A_HEADER = (
+    "migration",
+    "domain",
+    "domain_uuid",
+    "source_uri",
+    "destination_uri",
+    "state",
+    "heading_for",
+)
+_TEXTS_OF_A_RECORD = ("spec_digest", "name", "state", "dest", "error")
+_TRUTH = {0: False, 1: True}
 
 
 def header_values(header: Header) -> dict[str, Any]:
@@ -34,15 +42,16 @@ def header_values(header: Header) -> dict[str, Any]:
     }
 
 
-def header(row: Row[Any]) -> Header:
-    values = dict(row._mapping)
+def header(row: Row) -> Header:
+    values = dict(row)
     try:
         for name in ("created", "updated"):
             values[name] = datetime.fromisoformat(values[name]) if values[name] else None
         values["request"] = _object(values["request"])
-        _check_types(values, tables.migrations)
+        values["final"] = _TRUTH[values["final"]]
+        _expect(str, values, _TEXTS_OF_A_HEADER)
         return Header(**values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise JournalCorrupt(
             f"the header of migration {values.get('migration')} can't be read: {error}"
         ) from error
@@ -55,17 +64,10 @@ def _object(text: str) -> Data:
     return value
 
 
-def _check_types(values: dict[str, Any], table: Table) -> None:
-    """A database may hold other types than its columns say (SQLite does)."""
-    for name, kind in _types(table):
-        if name in values and not isinstance(values[name], kind):
+def _expect(kind: type, values: dict[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        if not isinstance(values[name], kind):
             raise TypeError(f"{name} is {values[name]!r}")
-
-
-@cache
-def _types(table: Table) -> tuple[tuple[str, type], ...]:
-    columns = table.columns.items()
-    return tuple((name, column.type.python_type) for name, column in columns if name not in _DECODED)
 
 
 def record_values(record: Record) -> dict[str, Any]:
@@ -85,15 +87,16 @@ def record_values(record: Record) -> dict[str, Any]:
     }
 
 
-def record(row: Row[Any]) -> Record:
-    values = dict(row._mapping)
+def record(row: Row) -> Record:
+    values = dict(row)
     migration = values.pop("migration")
     try:
         seen = values["observation"]
         values["observation"] = None if seen is None else converter.structure(json.loads(seen), Observation)
         values["step"], values["phase"] = Step(values["step"]), Phase(values["phase"])
         values["at"], values["data"] = datetime.fromisoformat(values["at"]), _object(values["data"])
-        _check_types(values, tables.records)
+        _expect(str, values, _TEXTS_OF_A_RECORD)
+        _expect(int, values, ("sequence",))
         return Record(**values)
     # cattrs raises an ExceptionGroup of its own for malformed structures.
     except (ValueError, TypeError, KeyError, ExceptionGroup) as error:

@@ -1,55 +1,108 @@
-"""What is particular to SQLite: opening a journal file so that a written record survives a power failure.
-
-Nothing outside this module knows which database is behind the journal.
-"""
+"""A journal's file, opened so that a written record survives a power failure."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.pool import ConnectionPoolEntry
-
+from fsm.errors import FsmError, JournalCorrupt
 from fsm.journal.port import JournalUnavailable
 
 BUSY_TIMEOUT_S = 30
-READ_ONLY = "fsm_read_only"
+
+WRITING = "BEGIN IMMEDIATE"
+"""One writer at a time from the first read on, so that no two give out the same sequence."""
+
+READING = "BEGIN"
+"""In a write-ahead log, readers hold nobody up."""
 
 
-def open_engine(path: Path) -> Engine:
-    """An engine on the journal file ``path``, which is made, with its directory, where missing.
+class JournalFile:
+    """An open journal file.
 
-    The file is readable by its owner alone: it holds domain XML with secrets; SQLite gives the files beside
-    it the same permissions. Raises ``JournalUnavailable``.
+    It has one connection, at which a process's threads take turns. SQLite's own way of waiting is to sleep
+    and look again, and whoever writes one transaction after another leaves no gap that it hits.
     """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _make_private(path)
-    except OSError as error:
-        raise JournalUnavailable(
-            f"journal {path} can't be opened: {error.strerror}",
-            remedy="name another file with --journal or FSM_JOURNAL, or make this one accessible",
-        ) from error
-    # Not as text: "?" and "%" in a path mean something in a URL. Absolute: "file:" in front would as well.
-    url = URL.create("sqlite", database=str(path.absolute()))
-    # One connection: a process's threads then take turns in the pool's queue. SQLite's own way of waiting
-    # is to sleep and look again, and whoever writes one transaction after another leaves no gap that it hits.
-    engine = create_engine(
-        url,
-        connect_args={"timeout": BUSY_TIMEOUT_S},
-        pool_size=1,
-        max_overflow=0,
-        pool_timeout=BUSY_TIMEOUT_S,
-    )
-    event.listen(engine, "connect", _configure)
-    event.listen(engine, "begin", _begin)
-    return engine
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path``, which is made, with its directory, where missing. Raises ``JournalUnavailable``.
+
+        The file is readable by its owner alone: it holds domain XML with secrets; SQLite gives the files
+        beside it the same permissions.
+        """
+        self.path = path.absolute()  # and so no URI, whatever it begins with
+        self._turn = threading.Lock()
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_private(path)
+        except OSError as error:
+            raise JournalUnavailable(
+                f"journal {path} can't be opened: {error.strerror}",
+                remedy="name another file with --journal or FSM_JOURNAL, or make this one accessible",
+            ) from error
+        with self._explained():
+            self._connection = _connect(self.path)
+
+    @contextmanager
+    def transaction(self, begin: str = WRITING) -> Iterator[sqlite3.Connection]:
+        """All of it is written, to stable storage, or nothing.
+
+        Raises ``JournalUnavailable``, and ``JournalCorrupt`` for a file that is damaged or no journal.
+        """
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
+            raise self._unavailable("another thread holds it")
+        try:
+            with self._explained():
+                self._connection.execute(begin)
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                finally:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+        finally:
+            self._turn.release()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._turn:
+            self._connection.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if _is_corruption(error):
+                raise JournalCorrupt(
+                    f"journal {self.path}: {error}", remedy="name another journal, or restore this one"
+                ) from error
+            raise self._unavailable(str(error)) from error
+
+    def _unavailable(self, why: str) -> FsmError:
+        return JournalUnavailable(
+            f"journal {self.path}: {why}",
+            remedy="check the journal's disk and permissions; nothing is done to a host meanwhile",
+        )
 
 
-def is_corruption(error: BaseException | None) -> bool:
-    """Whether a database error says that the file is damaged, or no journal of this version."""
+def _connect(path: Path) -> sqlite3.Connection:
+    # Python's driver would begin a transaction only at the first write, after what the write depends on was
+    # read; without an isolation level it leaves that to ``JournalFile.transaction``.
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    # FULL: a commit returns only when the write-ahead log is on stable storage (https://sqlite.org/wal.html).
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _is_corruption(error: sqlite3.Error) -> bool:
+    """Whether the file is damaged, or no journal of this version."""
     if str(error).startswith("Could not decode to UTF-8"):
         return True
     # A plain SQLITE_ERROR finds fault with the statement; ours are right, so the tables are not ours.
@@ -64,20 +117,3 @@ def _make_private(path: Path) -> None:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
-
-
-def _configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    # FULL: a commit returns only when the write-ahead log is on stable storage (https://sqlite.org/wal.html).
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    # Python's own driver would begin a transaction only at the first write, after what the write depends on
-    # was read; `_begin` does it instead.
-    connection.isolation_level = None
-
-
-def _begin(connection: Connection) -> None:
-    if connection.get_execution_options().get(READ_ONLY):
-        connection.exec_driver_sql("BEGIN")  # in a write-ahead log, readers hold nobody up
-        return
-    # IMMEDIATE: one writer at a time from the first read on, so that no two give out the same sequence.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

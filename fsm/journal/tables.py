@@ -1,70 +1,67 @@
-"""The journal's tables. Nothing here is particular to one database."""
+"""The journal's tables."""
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, ForeignKey, Integer, MetaData, String, Table, Text
-
-metadata = MetaData()
-migrations = Table(
-    "migrations",
-    metadata,
-    Column("migration", String(64), primary_key=True),
-    Column("created", String(40), nullable=False, index=True),
-    Column("updated", String(40)),
-    Column("domain", Text, nullable=False),
-    Column("domain_uuid", String(36), nullable=False),
-    Column("source_uri", Text, nullable=False),
-    Column("destination_uri", Text, nullable=False),
-    Column("state", String(64), nullable=False),
-    Column("heading_for", String(64), nullable=False),
-    Column("final", Boolean, nullable=False),
-    Column("request", Text, nullable=False),
+SCHEMA = (
+    """
+    CREATE TABLE IF NOT EXISTS migrations (
+        migration VARCHAR(64) NOT NULL PRIMARY KEY,
+        created VARCHAR(40) NOT NULL,
+        updated VARCHAR(40),
+        domain TEXT NOT NULL,
+        domain_uuid VARCHAR(36) NOT NULL,
+        source_uri TEXT NOT NULL,
+        destination_uri TEXT NOT NULL,
+        state VARCHAR(64) NOT NULL,
+        heading_for VARCHAR(64) NOT NULL,
+        final BOOLEAN NOT NULL,
+        request TEXT NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS ix_migrations_created ON migrations (created)",
+    """
+    CREATE TABLE IF NOT EXISTS records (
+        migration VARCHAR(64) NOT NULL REFERENCES migrations (migration),
+        sequence INTEGER NOT NULL,
+        at VARCHAR(40) NOT NULL,
+        spec_digest VARCHAR(64) NOT NULL,
+        step VARCHAR(16) NOT NULL,
+        phase VARCHAR(16) NOT NULL,
+        name VARCHAR(64) NOT NULL,
+        state VARCHAR(64) NOT NULL,
+        dest VARCHAR(64) NOT NULL,
+        error TEXT NOT NULL,
+        observation TEXT,
+        data TEXT NOT NULL,
+        PRIMARY KEY (migration, sequence)
+    )""",
+    # The primary key is what forbids two unfinished migrations of one domain.
+    """
+    CREATE TABLE IF NOT EXISTS claims (
+        domain_uuid VARCHAR(36) NOT NULL PRIMARY KEY,
+        migration VARCHAR(64) NOT NULL REFERENCES migrations (migration)
+    )""",
+    # Who drives a migration. ``token`` grows with every engine that takes over; an older one may not write.
+    """
+    CREATE TABLE IF NOT EXISTS leases (
+        migration VARCHAR(64) NOT NULL PRIMARY KEY REFERENCES migrations (migration),
+        token INTEGER NOT NULL,
+        holder TEXT NOT NULL
+    )""",
+    # The engines, and until when each counts as alive.
+    """
+    CREATE TABLE IF NOT EXISTS holders (
+        holder VARCHAR(255) NOT NULL PRIMARY KEY,
+        expires VARCHAR(40) NOT NULL
+    )""",
+    # What somebody asks of the engine that drives a migration.
+    """
+    CREATE TABLE IF NOT EXISTS requests (
+        request INTEGER NOT NULL PRIMARY KEY,
+        migration VARCHAR(64) NOT NULL REFERENCES migrations (migration),
+        name VARCHAR(64) NOT NULL,
+        data TEXT NOT NULL,
+        at VARCHAR(40) NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS ix_requests_migration ON requests (migration)",
 )
-records = Table(
-    "records",
-    metadata,
-    Column("migration", ForeignKey("migrations.migration"), primary_key=True),
-    Column("sequence", Integer, primary_key=True),
-    Column("at", String(40), nullable=False),
-    Column("spec_digest", String(64), nullable=False),
-    Column("step", String(16), nullable=False),
-    Column("phase", String(16), nullable=False),
-    Column("name", String(64), nullable=False),
-    Column("state", String(64), nullable=False),
-    Column("dest", String(64), nullable=False),
-    Column("error", Text, nullable=False),
-    Column("observation", Text),
-    Column("data", Text, nullable=False),
-)
-# The primary key is what forbids two unfinished migrations of one domain, on every database alike.
-claims = Table(
-    "claims",
-    metadata,
-    Column("domain_uuid", String(36), primary_key=True),
-    Column("migration", ForeignKey("migrations.migration"), nullable=False),
-)
-# Who drives a migration. ``token`` grows with every engine that takes over; an older one may not write.
-leases = Table(
-    "leases",
-    metadata,
-    Column("migration", ForeignKey("migrations.migration"), primary_key=True),
-    Column("token", Integer, nullable=False),
-    Column("holder", Text, nullable=False),
-)
-# The engines, and until when each counts as alive.
-holders = Table(
-    "holders",
-    metadata,
-    Column("holder", String(255), primary_key=True),
-    Column("expires", String(40), nullable=False),
-)
-# What somebody asks of the engine that drives a migration.
-requests = Table(
-    "requests",
-    metadata,
-    Column("request", Integer, primary_key=True, autoincrement=True),
-    Column("migration", ForeignKey("migrations.migration"), nullable=False, index=True),
-    Column("name", String(64), nullable=False),
-    Column("data", Text, nullable=False),
-    Column("at", String(40), nullable=False),
-)
+"""What an empty file is given."""
