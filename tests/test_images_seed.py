@@ -13,7 +13,7 @@ from fsm.errors import HostError
 from fsm.hypervisor.shell import Shell
 from fsm.images import seed as module
 from fsm.images.nbd_copy import NbdRoute
-from fsm.images.pieces import FIRST_BYTES, Piece
+from fsm.images.pieces import PIECE_BYTES, Piece
 from fsm.images.scripts import HELD, holding
 from fsm.images.seed import CHUNK_BYTES, differing_pieces, plant
 
@@ -100,8 +100,8 @@ async def test_no_seed(tmp_path: Path) -> None:
     assert path.read_bytes() == b"x"
 
 
-def test_the_first_piece_is_small_enough_to_measure_the_link() -> None:
-    chunk, first = CHUNK_BYTES, FIRST_BYTES
-    count = first // chunk + 3
+def test_no_piece_is_larger_than_shows_that_the_copy_moves() -> None:
+    chunk, most = CHUNK_BYTES, PIECE_BYTES
+    count = most // chunk + 3
     pieces = module._differing(["a"] * count, ["b"] * count, count * chunk - 1)
-    assert pieces == [Piece(0, first, first), Piece(first, 3 * chunk - 1, 3 * chunk - 1)]
+    assert pieces == [Piece(0, most, most), Piece(most, 3 * chunk - 1, 3 * chunk - 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from collections.abc import Callable
 from functools import partial
@@ -55,24 +56,26 @@ def check_direct(request: Request, direct: Direct) -> None:
 
 async def findings(request: Request, direct: Direct) -> list[Finding]:
     """What stands in the way on the hosts: no shell, a tool or a seed that is missing."""
-    found = []
-    for side in Side:
-        wanted = [
-            f"command -v {tool} >/dev/null || echo {tool} is not installed" for tool in _tools(direct, side)
-        ]
-        if side is Side.DESTINATION:
-            for seed in direct.seeds:
-                path = shlex.quote(seed.partition("=")[2])
-                wanted.append(f"[ -f {path} ] || echo there is no file {path}")
-        try:
-            missing = await shell(request, direct, side).ask("\n".join(wanted))
-        except HostError as error:
-            missing = f"no command can be run there: {error.message}"
-        found += [
-            Finding("transport", request.shown_uri(side), line, "put that right, or --transport streams")
-            for line in missing.splitlines()
-        ]
-    return found
+    missing = await asyncio.gather(*(_missing(request, direct, side) for side in Side))
+    return [
+        Finding("transport", request.shown_uri(side), line, "put that right, or --transport streams")
+        for side, lines in zip(Side, missing, strict=True)
+        for line in lines
+    ]
+
+
+async def _missing(request: Request, direct: Direct, side: Side) -> list[str]:
+    wanted = [
+        f"command -v {tool} >/dev/null || echo {tool} is not installed" for tool in _tools(direct, side)
+    ]
+    if side is Side.DESTINATION:
+        for seed in direct.seeds:
+            path = shlex.quote(seed.partition("=")[2])
+            wanted.append(f"[ -f {path} ] || echo there is no file {path}")
+    try:
+        return (await shell(request, direct, side).ask("\n".join(wanted))).splitlines()
+    except HostError as error:
+        return [f"no command can be run there: {error.message}"]
 
 
 def _tools(direct: Direct, side: Side) -> tuple[str, ...]:
@@ -83,8 +86,12 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
     """Copy one base. What the destination has of it already, or of its seed, is not sent again."""
     route = await _route(context, direct)
     there = context.planned.copy_of(base).path
-    await _expect_same_file(context, Side.SOURCE, route.source, base.path)
-    await _expect_same_file(context, Side.DESTINATION, route.destination, there)
+    try:
+        async with asyncio.TaskGroup() as both:
+            both.create_task(_expect_same_file(context, Side.SOURCE, route.source, base.path))
+            both.create_task(_expect_same_file(context, Side.DESTINATION, route.destination, there))
+    except ExceptionGroup as errors:  # the first one ended the other
+        raise errors.exceptions[0] from None
     # Commands know no lease: an engine that has lost its own must not get to them.
     may_send = partial(context.note, "send-base", {})
     await may_send()

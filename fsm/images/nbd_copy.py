@@ -5,7 +5,7 @@ are wherever QEMU is. The base is exported raw and read-only, so its internal sn
 can change it (https://qemu.readthedocs.io/en/v7.2.0/tools/qemu-nbd.html).
 
 Where the beginning shows the link to be slow, the rest is compressed as far as it has to wait for the link
-(``fsm.images.relay``).
+(``fsm.images.relay``); the piece under way begins anew.
 """
 
 from __future__ import annotations
@@ -19,23 +19,17 @@ import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
-from itertools import accumulate
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from fsm.errors import HostError, HostUnreachable
 from fsm.hypervisor.shell import ANSWER_S, Running, Shell
 from fsm.hypervisor.uris import safe_uri
 from fsm.images import relay
-from fsm.images.pieces import Piece, most_bytes
+from fsm.images.pace import Pace
+from fsm.images.pieces import Piece
 from fsm.images.scripts import HELD, holding, watched
-from fsm.images.transfer import MIB, Progress
-
-FAST_MIB_PER_S = 200
-"""A link that carries so much is left alone: one CPU compresses about 100 MiB/s."""
-
-NEAR_LIMIT = 0.8
-"""A copy that reaches so much of the user's limit is bound by that, and not by the link."""
+from fsm.images.transfer import Progress
 
 SILENCE_S = 120.0
 """How long a copy may move nothing before it counts as lost: a hundredth of a piece at 0.1 MiB/s."""
@@ -93,18 +87,18 @@ async def copy_by_nbd(
     if not pieces:
         return ""
     name = secrets.token_hex(8)  # whatever else may listen at that port has another name
-    way = Way.DIRECT if route.tls_directory else Way.MEASURED  # what is encrypted can't be compressed
     there = destination_path or path
-    words = _Copying(route, path, there, size_bytes, name, over_zeros, bandwidth_mib_per_s, way)
+    words = _Copying(route, path, there, size_bytes, name, over_zeros, bandwidth_mib_per_s)
     told = _Told(progress)
-    done = await _copy(words, pieces, told)
+    # What is encrypted can't be compressed.
+    pace = None if route.tls_directory else Pace(bandwidth_mib_per_s)
+    done = await _copy(words, pieces, told, pace)
     if done == len(pieces):
-        return ""
-    missing = await _missing_for_relay(route)
+        return f"the link is slow, but {pace.missing}" if pace is not None and pace.missing else ""
     if before_more is not None:
         await before_more()
-    await _copy(evolve(words, way=Way.DIRECT if missing else Way.RELAYED), pieces[done:], told)
-    return f"the link is slow, but {missing}" if missing else "the link is slow: what waits is compressed"
+    await _copy(evolve(words, way=Way.RELAYED), pieces[done:], told, None)
+    return "the link is slow: what waits is compressed"
 
 
 async def _missing_for_relay(route: NbdRoute) -> str:
@@ -121,15 +115,17 @@ async def _has_python(shell: Shell) -> bool:
     return await shell.ask(f"python3 -IS -c {shlex.quote(asked)} >/dev/null 2>&1 && echo yes; true") == "yes"
 
 
-async def _copy(words: _Copying, pieces: Sequence[Piece], told: _Told) -> int:
-    """Copy until all is done, or the link is found to be slow; how many pieces are done."""
+async def _copy(words: _Copying, pieces: Sequence[Piece], told: _Told, pace: Pace | None) -> int:
+    """Copy until all is done, or ``pace`` tells to go another way; how many pieces are done."""
     async with (
         _export(words) as port,
         words.route.destination.running(words.script(pieces, port)) as copying,
     ):
-        done = await _follow(copying, pieces, told)
+        done = await _follow(copying, words, pieces, told, pace)
+        if pace is not None and pace.is_slow and not pace.missing:
+            return done
         await copying.end()
-    if done < len(pieces) and words.way is not Way.MEASURED:
+    if done < len(pieces):
         raise HostError(
             f"the copy of {words.path} ended after {done} of {len(pieces)} pieces",
             host=safe_uri(words.route.destination.uri),
@@ -144,13 +140,18 @@ class _Told:
 
     progress: Progress | None
     done_bytes: int = 0
+    _told_bytes: int = field(default=0, init=False)
 
     def now(self, more_bytes: int) -> None:
+        # A piece that begins anew takes nothing back.
+        self._told_bytes = max(self._told_bytes, self.done_bytes + more_bytes)
         if self.progress is not None:
-            self.progress(self.done_bytes + more_bytes, 0)
+            self.progress(self._told_bytes, 0)
 
 
-async def _follow(copying: Running, pieces: Sequence[Piece], told: _Told) -> int:
+async def _follow(
+    copying: Running, words: _Copying, pieces: Sequence[Piece], told: _Told, pace: Pace | None
+) -> int:
     """Tell the progress; how many pieces are done. ``HostUnreachable`` when there is none for too long."""
     index = 0
     while (line := await copying.line(SILENCE_S)) is not None:  # bounded: the script's end, or silence
@@ -160,8 +161,15 @@ async def _follow(copying: Running, pieces: Sequence[Piece], told: _Told) -> int
             told.done_bytes += pieces[index].data_bytes
             index += 1
             told.now(0)
+            if pace is not None:
+                pace.begins()
         elif percent := _PERCENT.search(line):
-            told.now(int(pieces[index].data_bytes * float(percent[1]) / 100))
+            done_bytes = int(pieces[index].data_bytes * float(percent[1]) / 100)
+            told.now(done_bytes)
+            if pace is not None and pace.shows_slow(done_bytes, asyncio.get_running_loop().time()):
+                pace.missing = await _missing_for_relay(words.route)
+                if not pace.missing:
+                    return index
     return index
 
 
@@ -242,10 +250,9 @@ def relayed(role: str, address: str, port: int) -> str:
 
 
 class Way(Enum):
-    """How a copy goes: straight, straight and only the beginning of it if the link is slow, or relayed."""
+    """How a copy goes: straight, or through a relay that compresses what waits."""
 
     DIRECT = auto()
-    MEASURED = auto()
     RELAYED = auto()
 
 
@@ -260,7 +267,7 @@ class _Copying:
     name: str
     over_zeros: bool
     bandwidth_mib_per_s: int
-    way: Way
+    way: Way = Way.DIRECT
 
     def script(self, pieces: Sequence[Piece], port: int) -> str:
         """The destination's. Copies range after range, says "done" behind each; stops when its input ends.
@@ -268,27 +275,13 @@ class _Copying:
         Whole blocks are written, so the last one may have made the file longer.
         """
         around = relayed("fetch", self.route.address, port) if self.way is Way.RELAYED else ""
-        runs = [f"run {around} {shlex.join(self._command(one, port))}; echo done" for one in pieces]
-        if self.way is Way.MEASURED:
-            self._measure(pieces, runs)
-        lines = "\n".join(runs)
+        lines = "\n".join(f"run {around} {shlex.join(self._command(one, port))}; echo done" for one in pieces)
         return watched(f"""\
 {holding(self.destination_path)}
 leave() {{ truncate --no-create --size={self.size_bytes} {HELD}; }}
 {PROGRAM if self.way is Way.RELAYED else ""}
 {lines}
 leave""")
-
-    def _measure(self, pieces: Sequence[Piece], runs: list[str]) -> None:
-        """Have the script end behind the first pieces when these took long, in hundredths of a second."""
-        sums = list(accumulate(one.data_bytes for one in pieces))
-        first = next((index for index, data in enumerate(sums) if data >= most_bytes(0)), len(sums))
-        if first + 1 < len(sums):
-            limit = self.bandwidth_mib_per_s
-            expected = min(FAST_MIB_PER_S, limit * NEAR_LIMIT) if limit else FAST_MIB_PER_S
-            most = int(100 * sums[first] / MIB / expected)
-            runs[first] += f"\n[ $(($(now) - began)) -le {most} ] || {{ leave; exit; }}"
-            runs.insert(0, 'now() { read -r up _ </proc/uptime; echo "${up%.*}${up#*.}"; }\nbegan=$(now)')
 
     def _command(self, one: Piece, port: int) -> list[str]:
         # Out of order and several at once, as ``qemu-img``'s manual advises for what is not compressed. By

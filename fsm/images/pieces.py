@@ -15,9 +15,6 @@ PIECE_BYTES = 1024 * MIB
 """How much data one ``qemu-img`` moves. It tells its progress by hundredths; so they stay small enough to
 see that the copy still moves, however large the file and slow the link is."""
 
-FIRST_BYTES = 64 * MIB
-"""How much data shows how fast the link is."""
-
 MAP_S = 120.0
 """How long a host may take to tell where a file holds data."""
 
@@ -42,20 +39,15 @@ async def data_pieces(shell: Shell, path: str) -> tuple[Piece, ...]:
     return tuple(_pieces(extents))
 
 
-def most_bytes(index: int) -> int:
-    """How much data the piece of that index may hold: the first one is small, for it measures the link."""
-    return PIECE_BYTES if index else min(FIRST_BYTES, PIECE_BYTES)
-
-
 def _pieces(extents: Sequence[tuple[int, int]]) -> list[Piece]:
     pieces: list[Piece] = []
     for start, length in extents:
         taken_bytes = 0
         while taken_bytes < length:  # bounded: each turn takes at least a byte of the extent
-            if not pieces or pieces[-1].data_bytes >= most_bytes(len(pieces) - 1):
+            if not pieces or pieces[-1].data_bytes >= PIECE_BYTES:
                 pieces.append(Piece(start + taken_bytes, 0, 0))
             last = pieces[-1]
-            more_bytes = min(length - taken_bytes, most_bytes(len(pieces) - 1) - last.data_bytes)
+            more_bytes = min(length - taken_bytes, PIECE_BYTES - last.data_bytes)
             taken_bytes += more_bytes
             pieces[-1] = Piece(last.offset, start + taken_bytes - last.offset, last.data_bytes + more_bytes)
     return pieces

@@ -14,7 +14,7 @@ from fsm.errors import HostError
 from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.uris import safe_uri
 from fsm.images.nbd_copy import SILENCE_S, NbdRoute
-from fsm.images.pieces import Piece, most_bytes
+from fsm.images.pieces import PIECE_BYTES, Piece
 from fsm.images.scripts import HELD, holding, watched
 from fsm.images.transfer import MIB
 
@@ -82,7 +82,7 @@ def _differing(one: Sequence[str], other: Sequence[str], size_bytes: int) -> lis
         length = min(CHUNK_BYTES, size_bytes - start)
         last = pieces[-1] if pieces else None
         whole = last.length + length if last is not None and last.offset + last.length == start else 0
-        if last is not None and 0 < whole <= most_bytes(len(pieces) - 1):
+        if last is not None and 0 < whole <= PIECE_BYTES:
             pieces[-1] = Piece(last.offset, whole, whole)
         else:
             pieces.append(Piece(start, length, length))
