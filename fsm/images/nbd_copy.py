@@ -32,7 +32,7 @@ from fsm.images.scripts import HELD, holding, watched
 from fsm.images.transfer import Progress
 
 SILENCE_S = 120.0
-"""How long a copy may move nothing before it counts as lost: a hundredth of a piece at 0.1 MiB/s."""
+"""How long a copy may move nothing before it counts as lost: a hundredth of a piece at 0.35 MiB/s."""
 
 PORTS = range(49152, 49216)
 """Where the export listens: libvirt's own ports for migrations, which are open between hosts anyway."""
