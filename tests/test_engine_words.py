@@ -8,8 +8,8 @@ from fsm.hypervisor.simulated import domains
 from fsm.machine.guard import permits
 from fsm.machine.loader import load_default
 from fsm.machine.operations import Operation
+from tests.lost_journals import Lost, lost
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
-from tests.test_engine_adoption import Lost, lost
 
 __all__ = ["lost"]  # a fixture
 SPEC = load_default()
