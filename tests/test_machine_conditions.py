@@ -22,7 +22,6 @@ from fsm.machine.observation import (
     Observation,
     Preflight,
     Size,
-    layer_of,
 )
 from fsm.machine.space import engine_witnesses, host_witnesses
 from tests.machine_helpers import (
@@ -330,34 +329,3 @@ def test_every_condition_is_documented_and_comes_to_both_values(name: str) -> No
     if condition.reads is Reads.ENGINE:
         seen = tuple(evolve(seen[0], engine=engine) for engine in engine_witnesses(frozenset({name})))
     assert {condition.holds(one) for one in seen} == {False, True}
-
-
-@pytest.mark.parametrize(
-    ("chain", "active", "layer"),
-    [
-        (("/b",), True, Layer.BASE),
-        (("/b", "/golden"), True, Layer.BASE),
-        (("/o", "/b"), True, Layer.OVERLAY),
-        (("/o", "/b", "/golden"), True, Layer.OVERLAY),
-        (("/o",), True, Layer.FOREIGN),
-        (("/o",), False, Layer.OVERLAY),
-        (("/b",), False, Layer.BASE),
-        (("/o", "/x"), False, Layer.FOREIGN),
-        (("/o", "/x", "/b"), True, Layer.FOREIGN),
-        (("/x", "/o", "/b"), True, Layer.FOREIGN),
-        (("/b", "/o"), True, Layer.FOREIGN),
-        (("/x",), False, Layer.FOREIGN),
-        ((), True, Layer.FOREIGN),
-        ((), False, Layer.FOREIGN),
-    ],
-)
-def test_layer_of(chain: tuple[str, ...], active: bool, layer: Layer) -> None:  # noqa: FBT001
-    assert layer_of(chain, "/b", "/o", active=active) is layer
-
-
-@pytest.mark.parametrize(
-    "values", [{"reachable": True, "fenced": True}, {"reachable": False, "domain": running().domain}]
-)
-def test_a_host_that_contradicts_itself_can_not_be_made(values: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="host"):
-        Host(**values)
