@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -26,3 +28,11 @@ def searched() -> Search:
     search = Search(Machine(load_default()))
     assert search.run() is None
     return search
+
+
+@pytest.fixture
+def no_thread_stays() -> Iterator[None]:
+    """Whatever the test has begun in other threads has ended with it."""
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before

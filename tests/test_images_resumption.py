@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -20,16 +21,11 @@ from fsm.images.resumption import Continued, Copied, Stretch, covered_bytes, go_
 from fsm.images.transfer import CHUNK_BYTES, Progress, Range, Throttle, whole_file
 from tests.test_images_memory import DESTINATION, PAGE, PATH, SOURCE, MemoryConnector, MemoryFile, pair
 
+pytestmark = pytest.mark.usefixtures("no_thread_stays")
+
 PAGES = CHUNK_BYTES // PAGE
 BLOCKS = 6
 SIZE_BYTES = (BLOCKS - 1) * CHUNK_BYTES + 12345
-
-
-@pytest.fixture(autouse=True)
-def no_thread_stays() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
 
 
 def original(*, seed: int = 1) -> MemoryFile:
@@ -65,23 +61,30 @@ class Copying:
             on_blocks=self.remember,
         )
 
-    async def begin(self, *, dies_at: int | None = None, call: str = "write") -> None:
-        """Copy from the beginning; the host of the copy fails at that call."""
+    @contextmanager
+    def dying(self, nth: int | None, call: str = "write") -> Iterator[None]:
+        """The host of the copy fails at that call of the kind, if so many are made."""
         lock, made = threading.Lock(), [0]
 
         def count(name: str, offset: int) -> None:
             with lock:
                 made[0] += name == call
-                if name == call and made[0] == dies_at:
+                if name == call and made[0] == nth:
                     raise HostError("gone", host=DESTINATION)
 
         self.connector.two.on_packet = count
         try:
-            await self.copy(whole_file(SIZE_BYTES))
-            assert dies_at is None or dies_at > made[0]
+            yield
+            assert nth is None or nth > made[0]
         except HostError:
-            assert dies_at is not None
+            assert nth is not None
+            assert self.connector.two.open_channels == 0
         self.connector.two.on_packet = lambda *_: None
+
+    async def begin(self, *, dies_at: int | None = None, call: str = "write") -> None:
+        """Copy from the beginning; the host of the copy fails at that call."""
+        with self.dying(dies_at, call):
+            await self.copy(whole_file(SIZE_BYTES))
 
     async def go_on(self) -> Continued:
         self.connector.one.read_bytes = 0
@@ -318,7 +321,8 @@ def test_whatever_happened_in_between_the_copy_is_whole(
             else:
                 file.write(number * PAGE, bytes(100) if harm == "zero" else b"\xff" * 100)
         for nth in deaths[1:]:
-            await interrupted(copying, nth)
+            with copying.dying(nth):
+                await copying.go_on()
         known = copying.remembered()
         right = {number for number in known if same(file, source, number)}
         continued = await copying.go_on()
@@ -326,24 +330,6 @@ def test_whatever_happened_in_between_the_copy_is_whole(
         assert continued.data_bytes == copying.data_bytes(set(range(BLOCKS)) - right)
 
     asyncio.run(live())
-
-
-async def interrupted(copying: Copying, nth: int) -> None:
-    """Go on, until the host of the copy fails."""
-    lock, made = threading.Lock(), [0]
-
-    def count(name: str, offset: int) -> None:
-        with lock:
-            made[0] += name == "write"
-            if made[0] == nth:
-                raise HostError("gone", host=DESTINATION)
-
-    copying.connector.two.on_packet = count
-    try:
-        await copying.go_on()
-    except HostError:
-        assert copying.connector.two.open_channels == 0
-    copying.connector.two.on_packet = lambda *_: None
 
 
 def same(one: MemoryFile, other: MemoryFile, block: int) -> bool:

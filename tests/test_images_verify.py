@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,15 +26,10 @@ from tests.test_images_memory import (
     pair,
 )
 
+pytestmark = pytest.mark.usefixtures("no_thread_stays")
+
 SIZE_BYTES = 4 * CHUNK_BYTES + 4321
 URI_WITH_USER = "qemu+ssh://me:secret@one/"
-
-
-@pytest.fixture(autouse=True)
-def no_thread_stays() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
 
 
 def assert_let_go(connector: MemoryConnector) -> None:
