@@ -31,7 +31,7 @@ from fsm.machine.loader import load_default
 from fsm.machine.observation import DomainState, Merge
 from tests.accidents import ACCIDENTS
 from tests.lives import CALLING, Killed, Life, Point
-from tests.scenarios import mended
+from tests.mending import mended
 from tests.simulation import (
     DESTINATION,
     ON_SHARED,

@@ -25,7 +25,8 @@ from fsm.machine.spec import Row
 from fsm.machine.vocabulary import ACTIONS, ACTIVITIES
 from tests.accidents import FAULTS, Happening
 from tests.lives import CALLED, CALLING, FAILPOINTS, Life, Point
-from tests.scenarios import SCENARIOS, mended
+from tests.mending import mended
+from tests.scenarios import SCENARIOS
 from tests.simulation import check_end, simulate, without_threads
 
 SPEC = load_default()
