@@ -64,6 +64,21 @@ class Before:
     pools: dict[str, dict[str, bool]]
     layers: int = 1
 
+    @classmethod
+    def of(
+        cls, world: SimulatedWorld, uuid: str, destination: str = DESTINATION, *, layers: int = 1
+    ) -> Before:
+        """The domain as it is now, at the source."""
+        source = world.state.hosts[SOURCE]
+        return cls(
+            contents=world.snapshot_contents(SOURCE, uuid),
+            metadata=snapshots.listed(source, uuid),
+            definition=domains.persistent_xml(source, uuid),
+            files={uri: world.files(uri) for uri in (SOURCE, destination)},
+            pools={uri: world.pools(uri) for uri in (SOURCE, destination)},
+            layers=layers,
+        )
+
 
 @define
 class Simulation:
@@ -209,14 +224,7 @@ def _beginning(
         pieces = {number * 4096: b"block" for number in range(5)}
         world.put_file(SOURCE, TEMPLATE, pieces, size_bytes=8 << 20)
     uuid = world.add_domain(SOURCE, "web", disks=disks, snapshots=SNAPSHOTS, state=state)
-    before = Before(
-        contents=world.snapshot_contents(SOURCE, uuid),
-        metadata=snapshots.listed(world.state.hosts[SOURCE], uuid),
-        definition=domains.persistent_xml(world.state.hosts[SOURCE], uuid),
-        files={uri: world.files(uri) for uri in (SOURCE, destination)},
-        pools={uri: world.pools(uri) for uri in (SOURCE, destination)},
-        layers=2 if ON_TEMPLATE[0] in disks else 1,
-    )
+    before = Before.of(world, uuid, destination, layers=2 if ON_TEMPLATE[0] in disks else 1)
     return world.state, uuid, before
 
 

@@ -2,81 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from attrs import evolve
 
 from fsm.engine.plan import MergeChoice, StorageChoice
-from fsm.hypervisor.simulated import Moment, SimulatedDisk, SimulatedWorld, domains, files, images, snapshots
+from fsm.hypervisor.simulated import Moment, SimulatedDisk, files, images
 from fsm.machine.observation import DomainState
-from tests.simulation import (
-    DESTINATION,
-    IMAGES,
-    SHARED,
-    SNAPSHOTS,
-    SOURCE,
-    Before,
-    Simulation,
-    check_end,
-    simulate,
-)
-
-GOLDEN, MIDDLE = f"{IMAGES}/golden.raw", f"{IMAGES}/middle.qcow2"
-LOWER = (GOLDEN, MIDDLE)
-MIB = 1 << 20
-CONTENT = {0: b"golden", 5 * MIB: b"block"}
-AUTO = {"merge": MergeChoice.AUTO}
-
-
-async def chained(
-    *, there: bool = True, content: dict[int, bytes] | None = None, **domain: Any
-) -> Simulation:
-    """A domain whose disks stand on a common chain of two files; ``there``: the destination has it, too."""
-    simulation = await simulate()
-    world = simulation.world = SimulatedWorld()
-    for uri in (SOURCE, DESTINATION):
-        world.add_host(uri)
-    world.add_filesystem(SOURCE, DESTINATION, mount=SHARED, size_bytes=1 << 40)
-    world.add_pool(SOURCE, IMAGES)
-    for uri in (SOURCE, DESTINATION) if there else (SOURCE,):
-        found = CONTENT if uri == SOURCE or content is None else content
-        world.put_file(uri, GOLDEN, found, size_bytes=8 * MIB)
-        with world.changing() as state:
-            images.create(state, state.hosts[uri], MIDDLE, 8 * MIB, (GOLDEN, "raw"))
-    disks = [SimulatedDisk(target, backing=(MIDDLE, "qcow2")) for target in ("vda", "vdb")]
-    uuid = simulation.uuid = world.add_domain(SOURCE, "web", disks, SNAPSHOTS, **domain)
-    simulation.before = Before(
-        contents=world.snapshot_contents(SOURCE, uuid),
-        metadata=snapshots.listed(world.state.hosts[SOURCE], uuid),
-        definition=domains.persistent_xml(world.state.hosts[SOURCE], uuid),
-        files={uri: world.files(uri) for uri in (SOURCE, DESTINATION)},
-        pools={uri: world.pools(uri) for uri in (SOURCE, DESTINATION)},
-        layers=3,
-    )
-    return simulation
-
-
-def content(simulation: Simulation, uri: str) -> dict[str, bytes]:
-    """What the files below the bases hold on a host."""
-    with simulation.world.changing() as state:
-        host = state.hosts[uri]
-        return {path: files.read(files.existing(state, host, path), 0, 8 * MIB) for path in LOWER}
-
-
-def untouched(simulation: Simulation) -> None:
-    """Nobody has made, written or removed a file below the bases."""
-    changes = [call for call in simulation.world.calls if call.name in ("create_sparse", "remove", "writer")]
-    assert {str(call.arguments[0]) for call in changes}.isdisjoint(LOWER)
-
-
-async def refused(simulation: Simulation, **changes: Any) -> str:
-    """The one reason against it."""
-    result = await simulation.migrate(**AUTO, **changes)
-    assert (result.state, [finding.check for finding in result.findings]) == ("refused", ["backing-file"])
-    untouched(simulation)
-    assert simulation.world.files(DESTINATION) == simulation.before.files[DESTINATION]
-    return f"{result.findings[0].message}; {result.findings[0].remedy}"
+from tests.chains import AUTO, CONTENT, GOLDEN, MIB, MIDDLE, chained, refused, untouched, written_into
+from tests.simulation import DESTINATION, IMAGES, SHARED, SOURCE, Simulation, check_end
 
 
 @pytest.mark.parametrize("merge", [MergeChoice.COMMIT, MergeChoice.MIRROR])
@@ -86,7 +19,7 @@ async def test_a_chain_that_is_there_stays_what_it_is(merge: MergeChoice) -> Non
     assert (result.state, result.cause) == ("committed", "")
     untouched(simulation)
     await check_end(simulation, result)
-    (facts,) = [await (await simulation.world.connect(DESTINATION)).domain(simulation.uuid)]
+    facts = await (await simulation.world.connect(DESTINATION)).domain(simulation.uuid)
     assert facts is not None
     assert [disk.chain for disk in facts.disks] == [
         (f"{IMAGES}/web-{target}.qcow2", MIDDLE, GOLDEN) for target in ("vda", "vdb")
@@ -121,108 +54,6 @@ async def test_one_that_is_shut_off_goes_with_its_chain() -> None:
     assert (result.state, result.cause) == ("committed", "")
     untouched(simulation)
     await check_end(simulation, result)
-
-
-@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.SHUT_OFF])
-@pytest.mark.parametrize("merge", [MergeChoice.COMMIT, MergeChoice.MIRROR])
-async def test_what_is_missing_is_copied_along_the_lowest_first(
-    state: DomainState, merge: MergeChoice
-) -> None:
-    simulation = await chained(there=False, state=state)
-    result = await simulation.migrate(merge=merge)
-    assert (result.state, result.cause) == ("committed", "")
-    made = [call.arguments[0] for call in simulation.world.calls if call.name == "create_sparse"]
-    assert made[-4:-2] == [GOLDEN, MIDDLE]
-    contents = {uri: content(simulation, uri) for uri in (SOURCE, DESTINATION)}
-    assert contents[SOURCE] == contents[DESTINATION]
-    await check_end(simulation, result)
-
-
-async def test_one_file_may_be_there_and_the_other_not() -> None:
-    simulation = await chained(there=False)
-    simulation.world.put_file(DESTINATION, GOLDEN, CONTENT, size_bytes=8 * MIB)
-    result = await simulation.migrate(**AUTO)
-    assert result.state == "committed"
-    made = [call.arguments[0] for call in simulation.world.calls if call.name == "create_sparse"]
-    assert (GOLDEN in made, MIDDLE in made) == (False, True)
-    await check_end(simulation, result)
-
-
-@pytest.mark.parametrize("moment", Moment)
-async def test_a_rollback_removes_what_it_has_brought(moment: Moment) -> None:
-    simulation = await chained(there=False)
-    world, uuid = simulation.world, simulation.uuid
-    world.at_moment(uuid, moment, lambda: world.kill_qemu(DESTINATION, uuid))
-    result = await simulation.migrate(merge=MergeChoice.COMMIT)
-    assert result.state in ("committed", "rolled-back", "stuck")
-    await check_end(simulation, result)
-
-
-@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.SHUT_OFF])
-async def test_a_rollback_leaves_what_another_domain_stands_on_by_now(state: DomainState) -> None:
-    simulation = await chained(there=False)
-    world, uuid = simulation.world, simulation.uuid
-
-    def clone() -> None:
-        world.add_domain(DESTINATION, "clone", [SimulatedDisk("vda", backing=(MIDDLE, "qcow2"))], state=state)
-        world.kill_qemu(DESTINATION, uuid)
-
-    world.at_moment(uuid, Moment.MEMORY, clone)
-    result = await simulation.migrate(merge=MergeChoice.COMMIT)
-    assert result.state == "rolled-back"
-    assert {path in world.files(DESTINATION) for path in LOWER} == {True}
-    assert len(result.left_behind) == len(LOWER)
-    assert all("on which domain clone stands" in left for left in result.left_behind)
-    assert f"{IMAGES}/web-vda.qcow2" not in world.files(DESTINATION)
-
-
-async def test_what_is_copied_along_stays_at_the_source() -> None:
-    simulation = await chained(there=False)
-    result = await simulation.migrate(delete_source=True, **AUTO)
-    assert (result.state, result.left_behind) == ("committed", ())
-    here = simulation.world.files(SOURCE)
-    assert set(LOWER) <= set(here)
-    assert f"{IMAGES}/web-vda.qcow2" not in here
-
-
-async def test_one_that_appears_meanwhile_is_not_overwritten() -> None:
-    simulation = await chained(there=False)
-    world = simulation.world
-    world.at("create_overlays", lambda: world.put_file(DESTINATION, MIDDLE, b"somebody's"))
-    result = await simulation.migrate(**AUTO)
-    assert result.state == "rolled-back"
-    assert f"{MIDDLE} has appeared since preflight" in result.cause
-    with world.changing() as state:
-        assert files.read(files.existing(state, state.hosts[DESTINATION], MIDDLE), 0, 64) == b"somebody's"
-
-
-async def test_one_that_changes_before_it_is_copied_stops_the_migration() -> None:
-    simulation = await chained(there=False)
-    world = simulation.world
-
-    def write() -> None:
-        with world.changing() as state:
-            files.write(state, state.hosts[SOURCE], GOLDEN, 0, b"GOLDEN")
-
-    world.at("create_overlays", write)
-    result = await simulation.migrate(**AUTO)
-    assert result.state == "rolled-back"
-    assert "has changed since preflight" in result.cause
-    await check_end(simulation, result)
-
-
-async def test_its_room_is_counted() -> None:
-    simulation = await chained(there=False)
-    simulation.world.add_filesystem(DESTINATION, mount=IMAGES, size_bytes=1 << 40)
-    simulation.world.put_file(SOURCE, f"{IMAGES}/large.raw", {0: bytes([1]) * (16 * MIB)})
-    simulation.world.add_domain(
-        SOURCE,
-        "large",
-        [SimulatedDisk("vda", f"{IMAGES}/on-large.qcow2", backing=(f"{IMAGES}/large.raw", "raw"))],
-    )
-    simulation.world.set_free_bytes(DESTINATION, IMAGES, 136 * MIB)
-    result = await simulation.migrate(domain="large", **AUTO)
-    assert [finding.check for finding in result.findings] == ["space"]
 
 
 async def test_a_directory_that_is_missing_is_told() -> None:
@@ -291,13 +122,7 @@ async def test_a_chain_on_shared_storage_is_not_read(directory: str) -> None:
 
 async def test_a_write_since_it_was_compared_stops_the_migration() -> None:
     simulation = await chained()
-    world = simulation.world
-
-    def write() -> None:
-        with world.changing() as state:
-            files.write(state, state.hosts[DESTINATION], GOLDEN, 0, b"GOLDEN")
-
-    world.at("forget_snapshots", write)
+    simulation.world.at("forget_snapshots", lambda: written_into(simulation, DESTINATION))
     result = await simulation.migrate(**AUTO)
     assert result.state == "rolled-back"
     assert "has changed since it was compared" in result.cause
@@ -333,15 +158,6 @@ def rename_backing(simulation: Simulation, path: str, name: str, *, backing_form
         file = files.existing(state, host, path)
         described = evolve(images.header(file), backing=name, backing_format=backing_format)
         images._write_header(state, host, path, described, len(images.snapshot_table(file)))
-
-
-async def test_a_copy_elsewhere_stands_on_the_same_chain() -> None:
-    simulation = await chained(there=False)
-    result = await simulation.migrate(disk_map=("vda=/srv/first.qcow2",), **AUTO)
-    assert (result.state, result.cause) == ("committed", "")
-    facts = await (await simulation.world.connect(DESTINATION)).domain(simulation.uuid)
-    assert facts is not None
-    assert facts.disks[0].chain == ("/srv/first.qcow2", MIDDLE, GOLDEN)
 
 
 async def test_a_relative_name_keeps_a_copy_in_its_directory() -> None:
