@@ -16,6 +16,7 @@ from fsm.hypervisor.values import DomainFacts, Overlay
 from fsm.lab import Lab, LabError, LabHost
 
 IMAGES = "/var/lib/libvirt/images"
+NAME = 'it\'s <web> & "mail"'
 
 
 def two_hosts(directory: Path) -> Iterator[Lab]:
@@ -86,6 +87,16 @@ async def facts_of(host: Host, uuid: str) -> DomainFacts:
     facts = await host.domain(uuid)
     assert facts is not None
     return facts
+
+
+async def overlays(host: Host, uuid: str) -> tuple[Overlay, ...]:
+    """The same, of a domain as it is."""
+    return overlays_of(await facts_of(host, uuid))
+
+
+def take(host: LabHost, name: str, description: str = "-") -> None:
+    """An internal snapshot of the domain."""
+    host.virsh("snapshot-create-as", "--domain", NAME, "--name", name, "--description", description)
 
 
 async def until(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -13,68 +12,16 @@ from fsm.errors import BadInput, HostError, HostUnreachable, NotFound
 from fsm.hypervisor import domain_xml
 from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.port import Host
-from fsm.hypervisor.values import Overlay, SnapshotMetadata
+from fsm.hypervisor.values import SnapshotMetadata
 from fsm.lab import Lab, LabHost
 from fsm.machine.observation import DomainState, Job
-from tests.libvirt_helpers import (
-    IMAGES,
-    define,
-    facts_of,
-    image,
-    overlays_of,
-    remove,
-    two_hosts,
-)
+from tests.lab_rig import NEEDS_LAB
+from tests.libvirt_helpers import IMAGES, NAME, facts_of, overlays, remove, take
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces"),
-]
+pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.libvirt_fixtures"]
 
-NAME = 'it\'s <web> & "mail"'
 NOBODY = "6f1b0f6e-3a43-4c11-8a2c-0d6c1d6f7a11"
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    yield from two_hosts(tmp_path_factory.mktemp("labs"))
-
-
-@pytest.fixture
-def alpha(lab: Lab) -> LabHost:
-    return lab.hosts[0]
-
-
-@pytest.fixture
-async def host(alpha: LabHost) -> AsyncIterator[Host]:
-    opened = await LibvirtConnector().connect(alpha.uri)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-def uuid(alpha: LabHost) -> Iterator[str]:
-    """A paused domain of two disks, a cdrom with a medium and one without."""
-    disks = {"vda": f"{IMAGES}/a b & <c>.qcow2", "vdb": f"{IMAGES}/it's.qcow2"}
-    for path in disks.values():
-        image(alpha, path)
-    image(alpha, f"{IMAGES}/cd.iso", "1M", image_format="raw")
-    drives = (
-        f"<disk type='file' device='cdrom'><source file='{IMAGES}/cd.iso'/><target dev='hda'/></disk>"
-        "<disk type='file' device='cdrom'><target dev='hdb'/></disk>"
-    )
-    yield define(alpha, NAME, disks, devices=drives)
-    remove(alpha, NAME)
-    for path in alpha.path(IMAGES).iterdir():
-        path.unlink()
-
-
-def take(alpha: LabHost, name: str, description: str = "-") -> None:
-    alpha.virsh("snapshot-create-as", "--domain", NAME, "--name", name, "--description", description)
-
-
-async def overlays(host: Host, uuid: str) -> tuple[Overlay, ...]:
-    return overlays_of(await facts_of(host, uuid))
 
 
 # Hosts

@@ -2,76 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Iterator
-
 import pytest
 
 from fsm.errors import HostError, NotFound
-from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Overlay
-from fsm.lab import Lab, LabHost
-from tests.libvirt_helpers import (
-    IMAGES,
-    define,
-    digest,
-    facts_of,
-    image,
-    overlays_of,
-    remove,
-    two_hosts,
-    until_ready,
-)
+from fsm.lab import LabHost
+from tests.lab_rig import NEEDS_LAB
+from tests.libvirt_helpers import NAME, digest, facts_of, overlays, take, until_ready
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces"),
-]
-
-NAME = 'it\'s <web> & "mail"'
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    yield from two_hosts(tmp_path_factory.mktemp("labs"))
-
-
-@pytest.fixture
-def alpha(lab: Lab) -> LabHost:
-    return lab.hosts[0]
-
-
-@pytest.fixture
-async def host(alpha: LabHost) -> AsyncIterator[Host]:
-    opened = await LibvirtConnector().connect(alpha.uri)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-def uuid(alpha: LabHost) -> Iterator[str]:
-    """A paused domain of two disks, a cdrom with a medium and one without."""
-    disks = {"vda": f"{IMAGES}/a b & <c>.qcow2", "vdb": f"{IMAGES}/it's.qcow2"}
-    for path in disks.values():
-        image(alpha, path)
-    image(alpha, f"{IMAGES}/cd.iso", "1M", image_format="raw")
-    drives = (
-        f"<disk type='file' device='cdrom'><source file='{IMAGES}/cd.iso'/><target dev='hda'/></disk>"
-        "<disk type='file' device='cdrom'><target dev='hdb'/></disk>"
-    )
-    yield define(alpha, NAME, disks, devices=drives)
-    remove(alpha, NAME)
-    for path in alpha.path(IMAGES).iterdir():
-        path.unlink()
-
-
-def take(alpha: LabHost, name: str, description: str = "-") -> None:
-    alpha.virsh("snapshot-create-as", "--domain", NAME, "--name", name, "--description", description)
-
-
-async def overlays(host: Host, uuid: str) -> tuple[Overlay, ...]:
-    return overlays_of(await facts_of(host, uuid))
+pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.libvirt_fixtures"]
 
 
 async def test_overlays_are_made_at_once_and_once(alpha: LabHost, host: Host, uuid: str) -> None:

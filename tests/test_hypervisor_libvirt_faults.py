@@ -16,24 +16,13 @@ from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.port import Host
 from fsm.lab import Lab, LabHost
 from fsm.machine.observation import DomainState
-from tests.libvirt_helpers import IMAGES, define, facts_of, image, overlays_of, remove, two_hosts
+from tests.lab_rig import NEEDS_LAB
+from tests.libvirt_helpers import IMAGES, define, facts_of, image, overlays_of, remove
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces"),
-]
+pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.libvirt_fixtures"]
 
 DEADLINE_S = 2.0
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    yield from two_hosts(tmp_path_factory.mktemp("labs"))
-
-
-@pytest.fixture
-def alpha(lab: Lab) -> LabHost:
-    return lab.hosts[0]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -16,31 +15,24 @@ from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DomainFacts, MigrationRequest, Overlay, PoolState, Tuning
 from fsm.lab import Lab
 from fsm.machine.observation import DomainState, Job
+from tests.lab_rig import NEEDS_LAB
 from tests.libvirt_helpers import (
     IMAGES,
+    NAME,
     define,
     facts_of,
     image,
     overlays_of,
     remove,
-    two_hosts,
     until,
     until_ready,
 )
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces"),
-]
+pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.libvirt_fixtures"]
 
-NAME = "it's <web> & mail"
 SLOW_MIB_PER_S = 2
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    yield from two_hosts(tmp_path_factory.mktemp("labs"))
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,27 +12,14 @@ from fsm.hypervisor.libvirt import LibvirtConnector, pools
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Overlay, PoolState
 from fsm.lab import Lab, LabHost
-from tests.libvirt_helpers import digest, image, two_hosts
+from tests.lab_rig import NEEDS_LAB
+from tests.libvirt_helpers import digest, image
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces"),
-]
+pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.libvirt_fixtures"]
 
 MIB = 1 << 20
 ROOT = "/var/lib/libvirt"
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    yield from two_hosts(tmp_path_factory.mktemp("labs"))
-
-
-@pytest.fixture
-async def host(lab: Lab) -> AsyncIterator[Host]:
-    opened = await LibvirtConnector().connect(lab.hosts[0].uri)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
@@ -43,11 +29,6 @@ def box(lab: Lab, request: pytest.FixtureRequest) -> Iterator[str]:
     lab.hosts[0].path(directory).mkdir()
     yield directory
     assert all_pools(lab) == []
-
-
-@pytest.fixture
-def alpha(lab: Lab) -> LabHost:
-    return lab.hosts[0]
 
 
 def all_pools(lab: Lab) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -10,20 +9,13 @@ import pytest
 from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.port import Host
 from fsm.lab import Lab
-from tests.libvirt_helpers import IMAGES, define, image, remove, two_hosts
+from tests.lab_rig import NEEDS_LAB
+from tests.libvirt_helpers import IMAGES, NAME, define, image, remove
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces"),
-]
+pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.libvirt_fixtures"]
 
-NAME = "it's <web> & mail"
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    yield from two_hosts(tmp_path_factory.mktemp("labs"))
 
 
 @pytest.fixture
