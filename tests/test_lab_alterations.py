@@ -22,19 +22,18 @@ from fsm.lab.errors import LabError
 from fsm.lab.guest import Guest
 from fsm.lab.process import wait_until
 from fsm.lab.spec import serial_path
+from tests.lab_definitions import disk_of, part_of
 from tests.lab_rig import (
     NEEDS_LAB,
     Before,
     Event,
     Rig,
     check_kept,
-    disk_of,
     domains,
     files,
     lab_in,
     look,
     look_at_hosts,
-    part_of,
     watched,
 )
 

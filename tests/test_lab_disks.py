@@ -9,17 +9,8 @@ from lxml import etree
 
 from fsm.lab import DiskSpec, GuestSpec
 from fsm.lab.guest import Guest, start
-from tests.lab_rig import (
-    LONG_LAB,
-    Rig,
-    check_kept,
-    disk_of,
-    lab_in,
-    look,
-    part_of,
-    redefine,
-    watched,
-)
+from tests.lab_definitions import disk_of, part_of, redefine
+from tests.lab_rig import LONG_LAB, Rig, check_kept, lab_in, look, watched
 
 pytestmark = LONG_LAB
 

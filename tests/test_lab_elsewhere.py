@@ -16,6 +16,7 @@ from fsm.lab.guest import Guest, revert
 from fsm.lab.process import wait_until
 from fsm.lab.spec import serial_path
 from tests.faults.scene import begun
+from tests.lab_definitions import definition
 from tests.lab_rig import (
     LIBVIRT,
     LONG_LAB,
@@ -25,7 +26,6 @@ from tests.lab_rig import (
     by_nbd,
     check_kept,
     check_untouched,
-    definition,
     domains,
     failed,
     files,

@@ -10,7 +10,8 @@ from lxml import etree
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
 from fsm.lab.guest import Guest, start
-from tests.lab_rig import NEEDS_LAB, Rig, check_kept, lab_in, look, part_of, redefine, watched
+from tests.lab_definitions import part_of, redefine
+from tests.lab_rig import NEEDS_LAB, Rig, check_kept, lab_in, look, watched
 
 pytestmark = NEEDS_LAB
 

@@ -10,17 +10,8 @@ from attrs import frozen
 from fsm.lab import DiskSpec, Guest, GuestSpec, LabHost, SerialWatch, SnapshotSpec, acknowledged
 from fsm.lab.guest import BOOT_TIMEOUT
 from fsm.lab.process import wait_until
-from tests.lab_rig import (
-    LONG_LAB,
-    Event,
-    Rig,
-    Running,
-    check_at_rest,
-    lab_in,
-    look,
-    part_of,
-    redefine,
-)
+from tests.lab_definitions import part_of, redefine
+from tests.lab_rig import LONG_LAB, Event, Rig, Running, check_at_rest, lab_in, look
 
 pytestmark = LONG_LAB
 

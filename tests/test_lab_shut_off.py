@@ -9,19 +9,8 @@ import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec, evidence
 from fsm.lab.guest import Guest, revert, start
-from tests.lab_rig import (
-    NEEDS_LAB,
-    Event,
-    Rig,
-    definition,
-    domains,
-    failed,
-    files,
-    lab_in,
-    look,
-    pools,
-    still,
-)
+from tests.lab_definitions import definition
+from tests.lab_rig import NEEDS_LAB, Event, Rig, domains, failed, files, lab_in, look, pools, still
 
 pytestmark = NEEDS_LAB
 

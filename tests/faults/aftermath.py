@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from fsm.lab import Ack, Guest, GuestSpec, LabHost, evidence, missing_writes
-from tests.lab_rig import Before, Rig, definition, domains, files, pools
+from tests.lab_definitions import definition
+from tests.lab_rig import Before, Rig, domains, files, pools
 
 
 @frozen
