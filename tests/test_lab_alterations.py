@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +22,7 @@ from fsm.lab.errors import LabError
 from fsm.lab.guest import Guest
 from fsm.lab.process import wait_until
 from fsm.lab.spec import serial_path
+from tests.faults.scene import copying, memory_moves
 from tests.lab_definitions import disk_of, part_of
 from tests.lab_rig import (
     NEEDS_LAB,
@@ -31,13 +32,13 @@ from tests.lab_rig import (
     check_kept,
     domains,
     files,
-    lab_in,
     look,
     look_at_hosts,
     watched,
 )
 
 pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK, BLOCKED = 0, 3, 6
 WEB = GuestSpec(
@@ -51,11 +52,9 @@ TARGETS = [disk.target for disk in WEB.disks]
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.define_guest(lab.hosts[0], WEB)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    rig.lab.define_guest(rig.alpha, WEB)
+    return rig
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +72,6 @@ def home(rig: Rig) -> LabHost:
     at = next(host for host in rig.lab.hosts if WEB.name in domains(host))
     rig.remove_images(rig.other(at), WEB)
     return at
-
-
-def copying(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "base copy" and event["done_bytes"])
-
-
-def memory_moves(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
 
 
 def runs_at(host: LabHost) -> bool:

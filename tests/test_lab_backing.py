@@ -9,20 +9,11 @@ import pytest
 from fsm.lab import DiskSpec, GuestSpec, LabHost
 from fsm.lab.guest import Guest, revert, start
 from fsm.lab.host import IMAGES
-from tests.lab_rig import (
-    LONG_LAB,
-    Rig,
-    by_nbd,
-    check_kept,
-    check_untouched,
-    lab_in,
-    look,
-    still,
-    watched,
-)
+from tests.lab_rig import LONG_LAB, Rig, by_nbd, check_kept, check_untouched, look, still, watched
 from tests.libvirt_helpers import digest
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
 GOLDEN, MIDDLE = f"{IMAGES}/golden.raw", f"{IMAGES}/middle.qcow2"
@@ -36,11 +27,9 @@ CHAINED = GuestSpec(
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.share(SHARED)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    rig.lab.share(SHARED)
+    return rig
 
 
 @pytest.fixture

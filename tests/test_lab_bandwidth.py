@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from fsm.engine.bandwidth import MIRROR_BURST_BYTES
 from fsm.lab import DiskSpec, GuestSpec, Ring
-from tests.lab_rig import LONG_LAB, Event, Rig, lab_in
+from tests.faults.scene import memory_moves
+from tests.lab_rig import LONG_LAB, Event, Rig
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 MIB = 1 << 20
 ROLLED_BACK = 3
@@ -30,23 +29,12 @@ WEB = GuestSpec(
 )
 
 
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        yield Rig(lab, directory / "journal.db")
-
-
 def transferring(event: Event) -> bool:
     return event["event"] == "record" and (event["dest"], event["phase"]) == ("transferring", "outcome")
 
 
 def migrating(event: Event) -> bool:
     return event["event"] == "record" and (event["name"], event["phase"]) == ("migrate", "intent")
-
-
-def memory_moves(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
 
 
 def test_the_sum_of_all_mirrors_keeps_to_the_limit(rig: Rig) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, Ring, SnapshotSpec
 from fsm.lab.guest import Guest
-from tests.lab_rig import LONG_LAB, Event, Rig, check_kept, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Event, Rig, check_kept, look, watched
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK = 0, 3
 # Each write takes a cluster of its own, which is more than the limit lets through.
@@ -38,13 +39,6 @@ USERS_LIMIT = (
     "--total-iops-sec",
     "50000",
 )
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        yield Rig(lab, directory / "journal.db")
 
 
 @pytest.fixture

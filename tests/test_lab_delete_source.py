@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, SnapshotSpec
 from fsm.lab.guest import Guest, revert
-from tests.lab_rig import LONG_LAB, Rig, by_nbd, check_kept, files, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Rig, by_nbd, check_kept, files, look, watched
 from tests.libvirt_helpers import IMAGES, define, remove
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK = 0, 3
 SPEC = GuestSpec(
@@ -23,11 +22,9 @@ BASES = {disk.image(SPEC.name) for disk in SPEC.disks}
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.define_guest(lab.hosts[0], SPEC)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    rig.lab.define_guest(rig.alpha, SPEC)
+    return rig
 
 
 def test_there_and_back_without_a_copy_left(rig: Rig) -> None:

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
-from tests.lab_rig import (
-    NEEDS_LAB,
-    Event,
-    Rig,
-    by_nbd,
-    check_kept,
-    check_untouched,
-    lab_in,
-    look,
-    slow_link,
-    watched,
-)
+from tests.lab_rig import NEEDS_LAB, Event, Rig, by_nbd, check_kept, check_untouched, look, slow_link, watched
 
 pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 MIB = 1024 * 1024
 COMMITTED, BAD_INPUT, ROLLED_BACK, REFUSED = 0, 2, 3, 5
@@ -39,11 +28,9 @@ IMAGE = WEB.disks[0].image(WEB.name)
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.define_guest(lab.hosts[0], WEB)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    rig.lab.define_guest(rig.alpha, WEB)
+    return rig
 
 
 def here(rig: Rig) -> LabHost:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from lxml import etree
 
 from fsm.lab import DiskSpec, GuestSpec
 from fsm.lab.guest import Guest, start
 from tests.lab_definitions import disk_of, part_of, redefine
-from tests.lab_rig import LONG_LAB, Rig, check_kept, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Rig, check_kept, look, watched
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED = 0
 DRIVERS = {
@@ -31,13 +30,6 @@ MAKES = GuestSpec(
     ),
     state="shut off",
 )
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        yield Rig(lab, directory / "journal.db")
 
 
 def describe(root: etree._Element) -> None:

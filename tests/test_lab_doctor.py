@@ -12,29 +12,12 @@ from attrs import evolve
 from fsm.lab import GuestSpec, LabError, LabHost
 from fsm.lab.process import wait_until
 from tests.faults.scene import COMMIT, SLOW, WEB, begun, copying, memory_moves
-from tests.lab_rig import (
-    LONG_LAB,
-    Before,
-    Event,
-    Rig,
-    check_kept,
-    check_untouched,
-    domains,
-    lab_in,
-    look,
-    watched,
-)
+from tests.lab_rig import LONG_LAB, Before, Event, Rig, check_kept, check_untouched, domains, look, watched
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK, STUCK, OTHER = 0, 3, 4, 5
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        yield Rig(lab, directory / "journal.db")
 
 
 @pytest.fixture

@@ -15,13 +15,12 @@ from fsm.lab import DiskSpec, GuestSpec, LabHost, SerialWatch, SnapshotSpec, evi
 from fsm.lab.guest import Guest, revert
 from fsm.lab.process import wait_until
 from fsm.lab.spec import serial_path
-from tests.faults.scene import begun
+from tests.faults.scene import begun, memory_moves
 from tests.lab_definitions import definition
 from tests.lab_rig import (
     LIBVIRT,
     LONG_LAB,
     Before,
-    Event,
     Rig,
     by_nbd,
     check_kept,
@@ -29,13 +28,13 @@ from tests.lab_rig import (
     domains,
     failed,
     files,
-    lab_in,
     look,
     still,
     watched,
 )
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
 STORE, OTHER = f"{LIBVIRT}/store", f"{LIBVIRT}/other <&> 'dir'"
@@ -48,13 +47,11 @@ OFF = evolve(WEB, name="off", state="shut off")
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        for host in lab.hosts:
-            host.run(["mkdir", STORE, OTHER])
-            host.virsh("pool-define-as", "store", "dir", "--target", STORE)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    for host in rig.lab.hosts:
+        host.run(["mkdir", STORE, OTHER])
+        host.virsh("pool-define-as", "store", "dir", "--target", STORE)
+    return rig
 
 
 @pytest.fixture
@@ -146,10 +143,6 @@ def test_committed_elsewhere_under_another_name_and_mirrored_back(rig: Rig, web:
 def test_a_failed_one_goes_back_and_leaves_nothing(rig: Rig, web: GuestSpec, merge: str) -> None:
     there = placed(web, f"{OTHER}/first.qcow2", f"{STORE}/web-vdb.qcow2")
     before = look(rig, rig.alpha, web)
-
-    def memory_moves(event: Event) -> bool:
-        return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
-
     options = (*mapping(there), "--dname", "other", "--merge", merge, "--bandwidth", "24")
     with watched(rig, web) as watch, rig.migrating(web.name, rig.alpha, *options) as running:
         assert running.until(memory_moves), running.events[-5:]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, SnapshotSpec
-from tests.lab_rig import LONG_LAB, Rig, check_kept, domains, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Rig, check_kept, domains, look, watched
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "evacuate.py"
 COMMITTED, REFUSED = 0, 5
@@ -30,12 +30,10 @@ TWICE = GUESTS[2]
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        for spec in GUESTS:
-            lab.define_guest(lab.hosts[0], spec)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    for spec in GUESTS:
+        rig.lab.define_guest(rig.alpha, spec)
+    return rig
 
 
 def test_a_host_is_evacuated_and_what_was_refused_goes_with_the_next_run(rig: Rig) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from lxml import etree
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
 from fsm.lab.guest import Guest, start
 from tests.lab_definitions import part_of, redefine
-from tests.lab_rig import NEEDS_LAB, Rig, check_kept, lab_in, look, watched
+from tests.lab_rig import NEEDS_LAB, Rig, check_kept, look, watched
 
 pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK = 0, 3
 CODE, TEMPLATE = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
@@ -26,13 +25,6 @@ FIRM = GuestSpec(
     state="shut off",
     memory_mib=256,
 )
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        yield Rig(lab, directory / "journal.db")
 
 
 def describe(root: etree._Element) -> None:

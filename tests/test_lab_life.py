@@ -10,10 +10,12 @@ from attrs import frozen
 from fsm.lab import DiskSpec, Guest, GuestSpec, LabHost, SerialWatch, SnapshotSpec, acknowledged
 from fsm.lab.guest import BOOT_TIMEOUT
 from fsm.lab.process import wait_until
+from tests.faults.scene import begun, copying, memory_moves
 from tests.lab_definitions import part_of, redefine
-from tests.lab_rig import LONG_LAB, Event, Rig, Running, check_at_rest, lab_in, look
+from tests.lab_rig import LONG_LAB, Event, Rig, Running, check_at_rest, look
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK = 0, 3
 WEB = GuestSpec(
@@ -23,35 +25,14 @@ WEB = GuestSpec(
     live_snapshots=False,
     extra_devices="<panic model='isa'/>",
 )
+committing = begun("commit-at-destination")
 SLOW = ("--bandwidth", "8", "--merge", "commit")
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        yield Rig(lab, directory / "journal.db")
 
 
 @pytest.fixture
 def guest(rig: Rig) -> Iterator[Guest]:
     yield rig.lab.define_guest(rig.alpha, WEB)
     rig.destroy(WEB)
-
-
-def copying(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "base copy" and event["done_bytes"])
-
-
-def memory_moves(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
-
-
-def committing(event: Event) -> bool:
-    return event["event"] == "record" and (event["name"], event["phase"]) == (
-        "commit-at-destination",
-        "intent",
-    )
 
 
 def power_off(host: LabHost) -> None:

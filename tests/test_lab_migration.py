@@ -10,19 +10,13 @@ from lxml import etree
 from fsm.lab import IMAGES, DiskSpec, GuestSpec, Ring, SnapshotSpec, evidence, revert
 from fsm.lab.guest import Guest, start
 from tests.lab_definitions import disk_of, part_of, redefine
-from tests.lab_rig import NEEDS_LAB, Rig, check_kept, lab_in, look, watched
+from tests.lab_rig import NEEDS_LAB, Rig, check_kept, look, watched
 
 pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
 EIGHT_BLOCKS = Ring(offset_kib=256, slots=64)
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        yield Rig(lab, directory / "journal.db")
 
 
 @pytest.fixture

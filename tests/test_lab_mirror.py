@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
-from tests.lab_rig import (
-    NEEDS_LAB,
-    Event,
-    Rig,
-    Running,
-    check_kept,
-    check_untouched,
-    domains,
-    lab_in,
-    look,
-    watched,
-)
+from tests.faults.scene import memory_moves
+from tests.lab_rig import NEEDS_LAB, Rig, Running, check_kept, check_untouched, domains, look, watched
 
 pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK = 0, 3
 WEB = GuestSpec(
@@ -33,15 +24,9 @@ WEB = GuestSpec(
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.define_guest(lab.hosts[0], WEB)
-        yield Rig(lab, directory / "journal.db")
-
-
-def memory_moves(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
+def rig(rig: Rig) -> Rig:
+    rig.lab.define_guest(rig.alpha, WEB)
+    return rig
 
 
 Harm = Callable[[Running, LabHost], None]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, SnapshotSpec
 from fsm.lab.guest import Guest
-from tests.lab_rig import LONG_LAB, Rig, check_kept, domains, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Rig, check_kept, domains, look, watched
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK = 0, 3
 OWN, BOTH = "/var/lib/libvirt/own", "/var/lib/libvirt/both"
@@ -27,13 +26,11 @@ SAVED = GuestSpec(
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.share(BOTH)
-        for host in lab.hosts:
-            host.mount_small(OWN, 400)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    rig.lab.share(BOTH)
+    for host in rig.lab.hosts:
+        host.mount_small(OWN, 400)
+    return rig
 
 
 @pytest.mark.parametrize("directory", [OWN, BOTH])

@@ -19,7 +19,8 @@ from fsm.lab.process import clean_environment, wait_until
 from fsm.machine.loader import load_default
 from fsm.machine.operations import Operation
 from fsm.machine.permissions import PERMISSIONS, is_refused
-from tests.lab_rig import NEEDS_LAB, Event, Rig, check_kept, domains, lab_in, look, watched
+from tests.faults.scene import copying, memory_moves
+from tests.lab_rig import NEEDS_LAB, Rig, check_kept, domains, lab_in, look, watched
 
 pytestmark = NEEDS_LAB
 
@@ -234,14 +235,6 @@ def test_nobody_else_touches_the_signs(rig: Rig, thrown_away: Guest) -> None:
 
 
 # The rule and the engine
-
-
-def copying(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "base copy" and event["done_bytes"])
-
-
-def memory_moves(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
 
 
 def test_a_group_member_is_refused_during_the_migration_and_allowed_after_it(rig: Rig) -> None:

@@ -13,9 +13,10 @@ import pytest
 from fsm.lab import BOOT, IMAGES, DiskSpec, GuestSpec, SnapshotSpec
 from fsm.lab.guest import Guest
 from fsm.lab.process import clean_environment, wait_until
-from tests.lab_rig import NEEDS_LAB, Rig, lab_in, picture
+from tests.lab_rig import NEEDS_LAB, Rig, picture
 
 pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 REFUSED = 5
 SMALL = f"{IMAGES}/small"
@@ -32,13 +33,11 @@ VDA, VDB, CDROM = (disk.image(WEB.name) for disk in WEB.disks)
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.hosts[1].mount_small(SMALL, 200)
-        lab.hosts[0].path(f"{SMALL}/lost+found").mkdir(parents=True)
-        lab.define_guest(lab.hosts[0], WEB)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    rig.beta.mount_small(SMALL, 200)
+    rig.alpha.path(f"{SMALL}/lost+found").mkdir(parents=True)
+    rig.lab.define_guest(rig.alpha, WEB)
+    return rig
 
 
 class Obstacle(Protocol):

@@ -10,9 +10,10 @@ import pytest
 
 from bench import meter
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
-from tests.lab_rig import LONG_LAB, Event, Rig, Running, check_kept, lab_in, look, watched
+from tests.lab_rig import LONG_LAB, Event, Rig, Running, check_kept, look, watched
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 MIB = 1024 * 1024
 DATA_MIB = 512
@@ -23,13 +24,6 @@ BIG = GuestSpec(
     live_snapshots=False,
 )
 LIMIT = ("--bandwidth", "64")
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        yield Rig(lab, directory / "journal.db")
 
 
 @pytest.fixture

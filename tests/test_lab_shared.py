@@ -13,20 +13,11 @@ import pytest
 from attrs import define, field
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
-from tests.lab_rig import (
-    NEEDS_LAB,
-    Event,
-    Rig,
-    Running,
-    check_kept,
-    check_untouched,
-    domains,
-    lab_in,
-    look,
-    watched,
-)
+from tests.faults.scene import memory_moves
+from tests.lab_rig import NEEDS_LAB, Rig, Running, check_kept, check_untouched, domains, look, watched
 
 pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
 SHARED, LOOSE = "/var/lib/libvirt/shared", "/var/lib/libvirt/loose"
@@ -53,14 +44,12 @@ GUESTS = (guest("direct", SHARED, "none"), guest("cached", LOOSE, "writeback"))
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.share(SHARED)
-        lab.share(LOOSE, coherent=False)
-        for spec in GUESTS:
-            lab.define_guest(lab.hosts[0], spec)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    rig.lab.share(SHARED)
+    rig.lab.share(LOOSE, coherent=False)
+    for spec in GUESTS:
+        rig.lab.define_guest(rig.alpha, spec)
+    return rig
 
 
 @define
@@ -107,10 +96,6 @@ def _has_open_for_writing(pid: int, path: str) -> bool:
 
 
 Harm = Callable[[Running, LabHost], None]
-
-
-def memory_moves(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
 
 
 def journey(rig: Rig, spec: GuestSpec, *options: str, harm: Harm | None = None) -> int:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec, evidence
 from fsm.lab.guest import Guest, revert, start
+from tests.faults.scene import copying
 from tests.lab_definitions import definition
-from tests.lab_rig import NEEDS_LAB, Event, Rig, domains, failed, files, lab_in, look, pools, still
+from tests.lab_rig import NEEDS_LAB, Rig, domains, failed, files, look, pools, still
 
 pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK = 0, 3
 OFF = GuestSpec(
@@ -30,19 +31,13 @@ SLOW = ("--bandwidth", "8")
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.define_guest(lab.hosts[0], OFF)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    rig.lab.define_guest(rig.alpha, OFF)
+    return rig
 
 
 def home(rig: Rig) -> LabHost:
     return next(host for host in rig.lab.hosts if OFF.name in domains(host))
-
-
-def copying(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "base copy" and event["done_bytes"])
 
 
 def check(rig: Rig, before: evidence.Evidence, described: str, contents: dict[str, str], at: LabHost) -> None:

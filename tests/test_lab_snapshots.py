@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pytest
 from lxml import etree
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec, evidence
 from fsm.lab.guest import Guest, revert
-from tests.lab_rig import (
-    LONG_LAB,
-    Rig,
-    check_kept,
-    domains,
-    failed,
-    files,
-    lab_in,
-    look,
-    still,
-    watched,
-)
+from tests.lab_rig import LONG_LAB, Rig, check_kept, domains, failed, files, look, still, watched
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED = 0
 DEEP, MANY = 30, 200
@@ -51,13 +40,6 @@ MIXED = GuestSpec(
     disks=(DiskSpec(target="vda", size_mib=32, data_mib=8), DiskSpec(target="vdb", size_mib=16, data_mib=4)),
     snapshots=(SnapshotSpec("running", None, "with memory"), SnapshotSpec("later", "running")),
 )
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        yield Rig(lab, directory / "journal.db")
 
 
 def plant(host: LabHost, spec: GuestSpec, snapshots: list[SnapshotSpec]) -> None:

@@ -16,7 +16,7 @@ from fsm.journal.records import Phase, Step
 from fsm.lab import IMAGES, DiskSpec, Guest, GuestSpec, LabHost, Ring, SerialWatch, SnapshotSpec
 from fsm.lab.process import wait_until
 from tests.faults.failpoint import AFTER, HOLD, Failpoint
-from tests.faults.scene import is_held
+from tests.faults.scene import copying, is_held, memory_moves
 from tests.lab_rig import (
     LONG_LAB,
     Event,
@@ -25,13 +25,13 @@ from tests.lab_rig import (
     check_kept,
     check_untouched,
     domains,
-    lab_in,
     look,
     watched,
 )
 from tests.machine_helpers import plain_text, shipped
 
 pytestmark = LONG_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK, STUCK = 0, 3, 4
 SMALL = f"{IMAGES}/small"
@@ -47,12 +47,10 @@ WEB = GuestSpec(
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.hosts[0].mount_small(SMALL, 400)
-        lab.hosts[1].mount_small(SMALL, 1000)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    rig.alpha.mount_small(SMALL, 400)
+    rig.beta.mount_small(SMALL, 1000)
+    return rig
 
 
 @pytest.fixture
@@ -100,14 +98,6 @@ def held_mib(host: LabHost) -> int:
     """What the overlay takes now."""
     (overlay,) = host.path(SMALL).glob("*.fsm-*")
     return overlay.stat().st_blocks * 512 // MIB
-
-
-def copying(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "base copy" and event["done_bytes"])
-
-
-def memory_moves(event: Event) -> bool:
-    return bool(event["event"] == "progress" and event["phase"] == "memory" and event["done_bytes"])
 
 
 @pytest.mark.parametrize("moment", [copying, memory_moves], ids=["copy", "memory"])

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
 from tests.certificates import make_certificates
-from tests.lab_rig import NEEDS_LAB, Rig, check_kept, check_untouched, lab_in, look, watched
+from tests.lab_rig import NEEDS_LAB, Rig, check_kept, check_untouched, look, watched
 
 pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK = 0, 3
 PKI = "/etc/libvirt/pki"
@@ -25,11 +25,9 @@ WEB = GuestSpec(
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab:
-        lab.define_guest(lab.hosts[0], WEB)
-        yield Rig(lab, directory / "journal.db")
+def rig(rig: Rig) -> Rig:
+    rig.lab.define_guest(rig.alpha, WEB)
+    return rig
 
 
 def certify(host: LabHost, authority: Path) -> None:
