@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import signal
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,34 @@ async def test_one_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch)
         pid = int(await running.line(10) or 0)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("end", ["wait", "exit"])
+async def test_children_that_hold_its_outputs_keep_nobody_waiting(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed with it, or left behind by it: nothing waits for their end, and no pipe stays open."""
+    monkeypatch.setattr(module, "GRACE_S", 0.05)
+    before = set(os.listdir("/proc/self/fd"))
+    async with asyncio.timeout(10):  # far from the child's end
+        async with HERE.running(f"exec 0</dev/null; sleep 1000 & echo $!; {end}") as running:
+            child = int(await running.line(10) or 0)
+    if end == "exit":
+        os.kill(child, signal.SIGKILL)
+    assert has_ended(child)
+    await asyncio.sleep(0)  # the loop closes what it was told to in its next turn
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def has_ended(pid: int) -> bool:
+    """Whether it ends at once, also where nobody asks about its end."""
+    try:
+        end = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    ready, _, _ = select.select([end], [], [], 10)
+    os.close(end)
+    return bool(ready)
 
 
 async def test_cancelled_it_is_ended_too() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
+from asyncio.subprocess import Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
@@ -29,6 +31,7 @@ GRACE_S = 5.0
 T = TypeVar("T")
 
 _KEPT_BYTES = 4096
+_BUFFERED_BYTES = 1 << 16
 _LINE_ENDS = re.compile(rb"[\r\n]")
 
 
@@ -52,14 +55,13 @@ class Shell:
     async def running(self, script: str) -> AsyncIterator[Running]:
         """A script that runs as long as this context, or until its own end."""
         environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+        loop = asyncio.get_running_loop()
         try:
-            process = await asyncio.create_subprocess_exec(
+            transport, protocol = await loop.subprocess_exec(
+                lambda: SubprocessStreamProtocol(_BUFFERED_BYTES, loop),
                 *self.prefix,
                 "sh",
                 "-s",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
                 env=environment,
                 start_new_session=True,  # an interrupt at the terminal is for the engine alone
             )
@@ -67,7 +69,7 @@ class Shell:
             raise HostError(
                 f"{' '.join((*self.prefix, 'sh'))}: {error.strerror}", host=safe_uri(self.uri), call="shell"
             ) from error
-        running = Running(self, process)
+        running = Running(self, transport, Process(transport, protocol, loop))
         try:
             await running.begin(script)
             yield running
@@ -80,7 +82,8 @@ class Running:
     """A script under way. Its lines end with a newline or a carriage return."""
 
     shell: Shell
-    _process: asyncio.subprocess.Process
+    _transport: asyncio.SubprocessTransport
+    _process: Process
     _pending: bytearray = field(factory=bytearray, init=False)
     _said: bytearray = field(factory=bytearray, init=False)
     _listener: asyncio.Task[None] | None = field(default=None, init=False)
@@ -120,7 +123,7 @@ class Running:
         await self.end(GRACE_S)
 
     async def stop(self) -> None:
-        """End its input, give it time to tidy up, then kill the command that leads to it."""
+        """End its input, give it time to tidy up, then kill the command that leads to it and its children."""
         _pipe(self._process.stdin).close()
         try:
             async with asyncio.timeout(GRACE_S):
@@ -132,10 +135,19 @@ class Running:
             pass
         finally:
             if self._process.returncode is None:
-                self._process.kill()
-                await self._process.wait()
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            # Its end is awaited with that of its pipes: a child that outlived it would hold them open.
+            self._let_go()
+            await self._process.wait()
             if self._listener is not None:
                 self._listener.cancel()
+
+    def _let_go(self) -> None:
+        """Close our ends of its outputs, whatever is in them; that of its input is closed."""
+        for output in (1, 2):
+            if (pipe := self._transport.get_pipe_transport(output)) is not None:
+                pipe.close()
 
     async def _next_line(self) -> str | None:
         while (found := _LINE_ENDS.search(self._pending)) is None:  # bounded: by the end of its output
