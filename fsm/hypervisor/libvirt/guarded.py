@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ Check = Callable[[str, Operation], object]
 _MEDIA = ("cdrom", "floppy")
 
 
-class _Guarded:
+class _Guarded(ABC):
     """A libvirt object behind the guard."""
 
     _methods: Methods
@@ -60,8 +61,9 @@ class _Guarded:
             )
         return self._methods[name]
 
+    @abstractmethod
     def _demand(self, operation: Operation) -> None:
-        raise NotImplementedError
+        """Raise ``OperationBlocked`` where the operation would harm."""
 
     def _wrapped(self, result: Any) -> Any:
         return result
