@@ -21,7 +21,9 @@ PACKET_BYTES = 262_120
 
 _IS_HOLE = -3
 
-# While one stream to a volume is being opened libvirt refuses another one, for well under a millisecond.
+# While one stream to a volume is being opened libvirt refuses another one, for well under a millisecond. No
+# event can be waited for: libvirt has them for a pool's life and refreshes, none for a volume, and a lock of
+# ours would not see the streams of another process.
 _OPEN_ATTEMPTS = 200
 _OPEN_WAIT_S = 0.002
 
