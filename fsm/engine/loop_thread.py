@@ -61,9 +61,8 @@ class LoopThread:
         except futures.CancelledError:
             message = "the engine was told to let go of it"
             raise LetGo(message, remedy="`resume` goes on with the migration") from None
-        except BaseException:
-            doing.cancel()
-            raise
+        finally:
+            doing.cancel()  # what has ended stays so; nobody waits for the rest
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> futures.Future[T]:
         if threading.current_thread() is self._thread:
