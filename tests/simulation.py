@@ -168,6 +168,12 @@ class Simulation:
         done = [r for r in self.records if r.step == "transition" and r.phase == "outcome" and not r.error]
         return ["planned", *(record.dest for record in done)]
 
+    @property
+    def planned(self) -> dict[str, Any]:
+        """What preflight has put into the journal."""
+        (data,) = [record.data for record in self.records if record.data.get("preflight")]
+        return data
+
 
 def in_loop(call: Callable[[], None]) -> None:
     """Callbacks in the loop's own thread, so that they may change the world, and every run is the same."""

@@ -41,18 +41,13 @@ def at_destination(simulation: Simulation) -> set[str]:
     return set(simulation.world.files(DESTINATION)) - set(simulation.before.files[DESTINATION])
 
 
-def told(simulation: Simulation, key: str) -> Any:
-    (data,) = [record.data for record in simulation.records if record.data.get("preflight")]
-    return data.get(key)
-
-
 @pytest.mark.parametrize(("state", "merge"), WAYS)
 async def test_copies_lie_where_they_are_mapped_to(state: DomainState, merge: MergeChoice) -> None:
     simulation = await simulate(state=state)
     result = await simulation.migrate(merge=merge, disk_map=PLACED, verify=Verify.FULL)
     assert (result.state, result.cause) == ("committed", "")
     assert at_destination(simulation) == COPIES
-    assert told(simulation, "placed") == dict(entry.split("=") for entry in PLACED)
+    assert simulation.planned.get("placed") == dict(entry.split("=") for entry in PLACED)
     await check_end(simulation, result)
 
 
@@ -132,7 +127,7 @@ async def test_what_both_hosts_share_stays_out_of_the_pool_unless_it_is_mapped()
         simulation, pool="elsewhere", disk_map=("vda=/srv/a",), storage=StorageChoice.SHARED
     )
     assert result.state == "committed"
-    assert told(simulation, "shared") == ["vdb"]
+    assert simulation.planned.get("shared") == ["vdb"]
     assert at_destination(simulation) == {"/srv/a"}
     assert f"{SHARED}/web-vda.qcow2" in simulation.world.files(SOURCE)
 
@@ -140,7 +135,7 @@ async def test_what_both_hosts_share_stays_out_of_the_pool_unless_it_is_mapped()
 async def test_a_disk_that_is_mapped_to_where_it_is_is_not_moved() -> None:
     simulation = await simulate()
     result = await simulation.migrate(disk_map=(f"vda={IMAGES}/web-vda.qcow2",))
-    assert (result.state, told(simulation, "placed")) == ("committed", None)
+    assert (result.state, simulation.planned.get("placed")) == ("committed", None)
     await check_end(simulation, result)
 
 

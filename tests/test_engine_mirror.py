@@ -55,7 +55,7 @@ async def test_a_daemon_that_dies_at_any_moment_loses_nothing(moment: Moment, ho
 
 def chosen(simulation: Simulation) -> tuple[str, str, list[str]]:
     """The way of merging that preflight chose, why, and what it told the user."""
-    (data,) = [record.data for record in simulation.records if record.data.get("preflight")]
+    data = simulation.planned
     return data["merge"], data["merge_reason"], [note["message"] for note in data["notes"]]
 
 

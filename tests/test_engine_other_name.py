@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from fsm.engine.plan import MergeChoice
 from fsm.errors import BadInput
 from fsm.hypervisor.simulated import Moment
 from fsm.machine.observation import DomainState
-from tests.simulation import DESTINATION, IMAGES, RENAMED, SOURCE, Simulation, check_end, simulate
+from tests.simulation import DESTINATION, IMAGES, RENAMED, SOURCE, check_end, simulate
 
 OTHER_UUID = "8a3e1d64-02c4-4f37-9a2e-1b5d7c9e0f11"
 WAYS = [
@@ -20,11 +18,6 @@ WAYS = [
 ]
 
 
-def told(simulation: Simulation, key: str) -> Any:
-    (data,) = [record.data for record in simulation.records if record.data.get("preflight")]
-    return data.get(key)
-
-
 @pytest.mark.parametrize(("state", "merge"), WAYS)
 async def test_a_domain_has_another_name_there(state: DomainState, merge: MergeChoice) -> None:
     simulation = await simulate(state=state)
@@ -32,7 +25,7 @@ async def test_a_domain_has_another_name_there(state: DomainState, merge: MergeC
     other = simulation.world.add_domain(DESTINATION, "web", disks=(), uuid=OTHER_UUID)
     result = await simulation.migrate(merge=merge, destination_name=RENAMED)
     assert (result.state, result.cause, result.domain) == ("committed", "", "web")
-    assert told(simulation, "destination_name") == RENAMED
+    assert simulation.planned.get("destination_name") == RENAMED
     destination = await simulation.world.connect(DESTINATION)
     assert [await destination.resolve(name) for name in (RENAMED, "web")] == [simulation.uuid, other]
     await check_end(simulation, result)
@@ -62,7 +55,7 @@ async def test_a_name_that_somebody_has_is_refused() -> None:
 async def test_the_name_that_it_has_is_no_other() -> None:
     simulation = await simulate()
     result = await simulation.migrate(destination_name="web")
-    assert (result.state, told(simulation, "destination_name")) == ("committed", None)
+    assert (result.state, simulation.planned.get("destination_name")) == ("committed", None)
 
 
 @pytest.mark.parametrize("name", ["a/b", "a\nb", " ", "\0"])

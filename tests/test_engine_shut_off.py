@@ -53,7 +53,7 @@ async def test_what_is_said_of_merging_makes_no_difference() -> None:
         simulation = await shut_off()
         result = await simulation.migrate(merge=merge)
         assert result.state == "committed"
-        (data,) = [record.data for record in simulation.records if record.data.get("preflight")]
+        data = simulation.planned
         assert (data["merge"], data["merge_reason"]) == ("none", "the domain is shut off")
 
 
