@@ -49,6 +49,15 @@ case "$*" in
     exit 1 ;;
 esac
 """
+SSH = """\
+#!/bin/sh
+host=$1
+shift
+case "$host" in
+{cases}*)
+    exit 255 ;;
+esac
+"""
 START = """\
 import sys
 from fsm.lab import Lab
@@ -69,7 +78,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             host.start_libvirtd()
         lab.define_guest(lab.hosts[0], guest("web"))
         lab.define_guest(lab.hosts[0], guest("db", "shut off"))
-        lab.define_guest(lab.hosts[0], guest("shop"))
+        for name in ("mail", "shop", "wiki"):
+            lab.define_guest(lab.hosts[0], guest(name))
         yield lab
 
 
@@ -132,10 +142,12 @@ def test_hosts_with_ssh(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_hosts_with_tls(lab: Lab, tmp_path: Path) -> None:
-    stand_in = tmp_path / "systemctl"
     start = [sys.executable, "-c", START.format(lab=lab.name)]
-    stand_in.write_text(SYSTEMCTL.format(start=shlex.join(start)))
-    stand_in.chmod(0o755)
+    cases = "".join(f'root@{host.name}) exec {shlex.join(host.enter)} "$@" ;;\n' for host in lab.hosts)
+    stand_ins = {"systemctl": SYSTEMCTL.format(start=shlex.join(start)), "ssh": SSH.format(cases=cases)}
+    for name, script in stand_ins.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
     run("hosts-tls.md", lab, tmp_path)
 
 
