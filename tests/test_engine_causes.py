@@ -13,7 +13,7 @@ from fsm.engine.plan import Request
 from fsm.errors import HostError
 from fsm.hypervisor.simulated import GuestStopped, Moment
 from fsm.machine.observation import Disk, Domain, DomainState, Host, Layer, Observation
-from tests.simulation import DESTINATION, check_end, simulate
+from tests.simulation import DESTINATION, SOURCE, check_end, simulate
 
 IMAGES = "/var/lib/libvirt/images"
 REQUEST = Request("web", destination_uri="qemu+tcp://b/system", source_uri="qemu+tcp://a/system")
@@ -179,6 +179,17 @@ async def test_what_is_coming_is_told_while_the_destination_commits() -> None:
     told = [r.data["warning"] for r in simulation.records if r.name == "space-short"]
     assert len(told) == 1
     assert f"{DESTINATION}: {IMAGES} would be full before the end" in told[0]
+
+
+async def test_what_was_to_be_done_in_stuck_is_not_asked_for_at_the_end() -> None:
+    simulation = await simulate()
+    world, uuid = simulation.world, simulation.uuid
+    world.at("make_durable", lambda: world.take_snapshot(SOURCE, uuid, "theirs"))
+    stuck = await simulation.migrate()
+    assert "fsm rescue" in stuck.remedy
+    await simulation.engine.ask(stuck.migration, "rescue")
+    ended = await (await simulation.engine.resume(stuck.migration)).wait()
+    assert (ended.state, ended.cause, ended.remedy) == ("rolled-back", stuck.cause, "")
 
 
 async def test_stuck_is_tried_again_with_the_policys_jitter() -> None:

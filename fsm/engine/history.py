@@ -80,15 +80,18 @@ class History:
     def _after_transition(self, record: Record) -> History:
         if record.error:
             return self._failed(record)
-        retried = self.retries + (record.name == "retry")
-        told = record.data.get("cause")
-        cause = {"cause": told, "remedy": record.data.get("remedy", "")} if told else {}
+        left_stuck = record.name == "retry"
+        cause = {}
+        if told := record.data.get("cause"):
+            cause = {"cause": told, "remedy": record.data.get("remedy", "")}
+        elif left_stuck:  # what was to be done then is done, or has become needless
+            cause = {"remedy": ""}
         return evolve(
             self,
             state=record.dest,
             activity=Activity.NOT_BEGUN,
             failures=0,
-            retries=retried,
+            retries=self.retries + left_stuck,
             retry_requested=False,
             **cause,
         )
