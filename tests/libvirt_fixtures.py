@@ -44,3 +44,12 @@ def uuid(alpha: LabHost) -> Iterator[str]:
     remove(alpha, NAME)
     for path in alpha.path(IMAGES).iterdir():
         path.unlink()
+
+
+@pytest.fixture
+def box(alpha: LabHost, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A directory of the test's own, without a pool at its end."""
+    directory = f"/var/lib/libvirt/it's & <{abs(hash(request.node.name))}>"
+    alpha.path(directory).mkdir()
+    yield directory
+    assert alpha.virsh("pool-list", "--all", "--name").split() == []

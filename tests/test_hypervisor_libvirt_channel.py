@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from fsm.errors import HostError, NotFound
 from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import PoolState
-from fsm.lab import Lab, LabHost
+from fsm.lab import LabHost
 from tests.lab_rig import NEEDS_LAB
 from tests.libvirt_helpers import Received, digest
 
@@ -23,15 +22,6 @@ pytest_plugins = ["tests.libvirt_fixtures"]
 
 MIB = 1 << 20
 ROOT = "/var/lib/libvirt"
-
-
-@pytest.fixture
-def box(lab: Lab, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A directory of the test's own, without a pool at its end."""
-    directory = f"{ROOT}/it's & <{abs(hash(request.node.name))}>"
-    lab.hosts[0].path(directory).mkdir()
-    yield directory
-    assert lab.hosts[0].virsh("pool-list", "--all", "--name").split() == []
 
 
 def patches(seed: int, size: int) -> list[tuple[int, bytes]]:

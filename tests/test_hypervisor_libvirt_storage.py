@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,15 +19,6 @@ pytest_plugins = ["tests.libvirt_fixtures"]
 
 MIB = 1 << 20
 ROOT = "/var/lib/libvirt"
-
-
-@pytest.fixture
-def box(lab: Lab, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A directory of the test's own, without a pool at its end."""
-    directory = f"{ROOT}/it's & <{abs(hash(request.node.name))}>"
-    lab.hosts[0].path(directory).mkdir()
-    yield directory
-    assert all_pools(lab) == []
 
 
 def all_pools(lab: Lab) -> list[str]:
