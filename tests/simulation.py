@@ -7,6 +7,7 @@ import copy
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from fsm.engine.handle import Handle
 from fsm.engine.plan import MergeChoice, Request
 from fsm.engine.result import Result
 from fsm.hypervisor.simulated import (
+    CallRecord,
     GuestStopped,
     SimulatedDisk,
     SimulatedWorld,
@@ -173,6 +175,16 @@ class Simulation:
         """What preflight has put into the journal."""
         (data,) = [record.data for record in self.records if record.data.get("preflight")]
         return data
+
+
+def numbered_calls(simulation: Simulation) -> list[tuple[CallRecord, tuple[str, str, int]]]:
+    """Every call of the port so far: its name, its host, and the how-manieth it was of that kind."""
+    counts: Counter[tuple[str, str]] = Counter()
+    numbered = []
+    for call in simulation.world.calls:
+        counts[call.name, call.host] += 1
+        numbered.append((call, (call.name, call.host, counts[call.name, call.host])))
+    return numbered
 
 
 def in_loop(call: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fsm.errors import BadInput, HostUnreachable
 from fsm.hypervisor.simulated import Moment
 from fsm.hypervisor.values import Tuning, Wiring
-from tests.simulation import DESTINATION, SOURCE, check_end, simulate
+from tests.simulation import DESTINATION, SOURCE, check_end, numbered_calls, simulate
 
 THE_PATH = ["planned", "snapshotted", "transferring", "committing-dest", "committed"]
 
@@ -190,13 +190,7 @@ async def _calls_of_a_good_migration() -> list[tuple[str, str, int]]:
     """Every call of the port that a migration makes: name, host, and how many came before of that kind."""
     simulation = await simulate()
     await simulation.migrate()
-    counts: dict[tuple[str, str], int] = {}
-    calls = []
-    for call in simulation.world.calls:
-        key = call.name, call.host
-        counts[key] = counts.get(key, 0) + 1
-        calls.append((*key, counts[key]))
-    return calls
+    return [number for _, number in numbered_calls(simulation)]
 
 
 CALLS = asyncio.run(_calls_of_a_good_migration())

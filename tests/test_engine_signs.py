@@ -9,7 +9,7 @@ import pytest
 from fsm.hypervisor.polkit import SIGNS, sign_paths
 from fsm.hypervisor.simulated import Moment
 from fsm.machine.observation import Merge
-from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
+from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, numbered_calls, simulate
 
 
 async def guarded(*uris: str) -> Simulation:
@@ -100,14 +100,11 @@ async def _calls_about_signs() -> list[tuple[str, str, int]]:
     """The calls of a good migration that are about signs: name, host, and the how-manieth of that kind."""
     simulation = await guarded(SOURCE, DESTINATION)
     await simulation.migrate()
-    counts: dict[tuple[str, str], int] = {}
-    calls = []
-    for call in simulation.world.calls:
-        key = call.name, call.host
-        counts[key] = counts.get(key, 0) + 1
-        if call.arguments and str(call.arguments[0]).startswith(SIGNS):
-            calls.append((*key, counts[key]))
-    return calls
+    return [
+        number
+        for call, number in numbered_calls(simulation)
+        if call.arguments and str(call.arguments[0]).startswith(SIGNS)
+    ]
 
 
 CALLS = asyncio.run(_calls_about_signs())
