@@ -186,10 +186,10 @@ async def test_a_block_device_is_refused_and_not_opened() -> None:
         f'<disk type="file" device="disk"><driver name="qemu" type="qcow2"/><source file="{image}"/>',
         '<disk type="block" device="disk"><driver name="qemu" type="qcow2"/><source dev="/dev/vg/web"/>',
     )
-    for accept in ((), ("disk-type",)):
+    for accept in ((), ("transport", "overlay-directory")):
         result = await simulation.migrate(accept=accept, **AUTO)
         assert result.state == "refused"
-        assert [finding.check for finding in result.findings] == ["disk-type"]
+        assert [finding.check for finding in result.findings] == ["transport", "overlay-directory"]
     looks = ("pool_state", "stat", "peek", "free_bytes", "space")
     looked_at = [call.arguments[0] for call in simulation.world.calls if call.name in looks]
     assert looked_at

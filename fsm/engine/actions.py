@@ -31,7 +31,8 @@ from fsm.engine.removal import (
 from fsm.engine.shared import expect_same_files, remove_probes
 from fsm.engine.source_bases import remove_source_bases
 from fsm.errors import ActionFailed, HostError
-from fsm.hypervisor.values import SnapshotMetadata
+from fsm.hypervisor.port import Host
+from fsm.hypervisor.values import Base, FileFacts, SnapshotMetadata
 from fsm.images.tables import look_at_image
 from fsm.journal.records import converter
 from fsm.machine.observation import DomainState, Size
@@ -71,13 +72,19 @@ async def save_bases(context: Context) -> None:
 
 
 async def create_copies(context: Context) -> None:
-    """Create each copy's file at the destination, as long as its base and all hole; look at shared bases."""
+    """Create each copy's file at the destination, as long as its base and all hole; look at shared bases.
+
+    A block device is there already, and is not made, but it must still be as large.
+    """
     destination = await context.host(Side.DESTINATION)
     await expect_same_files(context)
     await signs.put_up(destination, context.planned)
     created: list[str] = context.outcome.setdefault("created", [])
     for copy in context.copies:
         found = await destination.storage.stat(copy.path)
+        if copy.on_device:
+            _expect_device(destination, copy, found)
+            continue
         if found is None:
             await destination.storage.create_sparse(copy.path, copy.size_bytes)
         elif not is_ours(context, copy, found):
@@ -88,6 +95,16 @@ async def create_copies(context: Context) -> None:
                 remedy="move that file away, then migrate again",
             )
         created.append(copy.path)
+
+
+def _expect_device(destination: Host, copy: Base, found: FileFacts | None) -> None:
+    if found is None or found.size_bytes < copy.size_bytes:
+        raise ActionFailed(
+            "create-copies",
+            f"{destination.uri}: the device {copy.path} is gone, or has become smaller than its base",
+            retryable=False,
+            remedy="find out who changed it; then migrate again",
+        )
 
 
 async def create_destination_overlays(context: Context) -> None:

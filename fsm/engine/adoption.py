@@ -145,10 +145,13 @@ class Adoption:
         pools = await self._pools(plan)
         bases = await self._bases(plan, marker, facts, home, pools)
         shared = {overlay.base for overlay in plan.overlays if overlay.shared}
+        devices = {one.base for one in plan.overlays if one.arrives_on_device}
         data = {
             "plan": converter.unstructure(plan),
             "bases": converter.unstructure(bases),
-            "created": [plan.copy_of(base).path for base in marker.bases if base.path not in shared],
+            "created": [
+                plan.copy_of(base).path for base in marker.bases if base.path not in shared | devices
+            ],
             "pools": converter.unstructure(pools),
             "started_paused": marker.started_paused,
         }
@@ -266,7 +269,13 @@ class Adoption:
         try:
             bases = tuple(
                 [evolve(await self._base(host, *file), below=True) for file in marker.below]
-                + [await self._base(host, overlay.base, overlay.base_format) for overlay in plan.overlays]
+                + [
+                    evolve(
+                        await self._base(host, overlay.base, overlay.base_format),
+                        on_device=overlay.on_device,
+                    )
+                    for overlay in plan.overlays
+                ]
             )
             # What was taken into an overlay is none of the bases' own: the first observation finds it again.
             foreign = {name for one in plan.overlays for name in await snapshots_in(host.storage, one.path)}

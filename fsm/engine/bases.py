@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from attrs import evolve
+
 from fsm.engine.context import Context
 from fsm.engine.observe import look
 from fsm.engine.plan import BackingFile, Side
@@ -20,7 +22,10 @@ async def base_of(source: Host, overlay: Overlay) -> Base:
     facts = facts.used_as(overlay.base_format)
     sizes = (facts.size_bytes, facts.allocated_bytes, facts.capacity_bytes)
     growable = await is_growable(source.storage, facts)
-    return Base(overlay.base, overlay.base_format, *sizes, growable, facts.modified)
+    # The time on a device's node tells nothing about what is written to the device.
+    mark = "" if overlay.on_device else facts.modified
+    base = Base(overlay.base, overlay.base_format, *sizes, growable, mark)
+    return evolve(base, on_device=overlay.on_device)
 
 
 async def base_below(source: Host, backing: BackingFile) -> Base:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-from fsm.engine.plan import Request, Side
+from fsm.engine.plan import Request, Side, StorageChoice
+from fsm.engine.space import directory_of
 from fsm.hypervisor import domain_xml
 from fsm.hypervisor.domain_xml import BootFile
 from fsm.hypervisor.values import DiskFacts, DomainFacts, HostIdentity, SnapshotMetadata
@@ -136,7 +137,8 @@ def variable_store(facts: DomainFacts, xml: str, uri: str) -> list[Finding]:
 def disks(facts: DomainFacts, request: Request) -> list[Finding]:
     """There is a disk to move, and each that does move can be moved."""
     moving = [found for found in facts.disks if migrates(found, request)]
-    findings = [finding for found in moving for finding in disk(found, request.shown_uri(Side.SOURCE))]
+    uri = request.shown_uri(Side.SOURCE)
+    findings = [finding for found in moving for finding in (*disk(found, uri), *device(found, request))]
     if not moving:
         message = f"domain {facts.name} has no disk whose content would have to be moved"
         findings.append(
@@ -175,11 +177,11 @@ def disk(found: DiskFacts, uri: str) -> list[Finding]:
         return Finding(check, uri, f"disk {found.target} ({found.source}): {message}", remedy)
 
     problems = []
-    if found.source_type != "file":
+    if found.source_type not in ("file", "block"):
         problems.append(
             against(
                 "disk-type",
-                f"its source is of type {found.source_type!r}, and only files can be moved yet",
+                f"its source is of type {found.source_type!r}; only files and block devices can be moved",
                 "copy it into a file while the domain is shut off (qemu-img convert); or, where the "
                 f"destination has it too: --exclude-disk {found.target}",
             )
@@ -205,6 +207,58 @@ def disk(found: DiskFacts, uri: str) -> list[Finding]:
     if "\n" in found.source:
         problems.append(against("path", "its path has a line break", "rename the file"))
     return problems
+
+
+def device(found: DiskFacts, request: Request) -> list[Finding]:
+    """A disk on a block device is moved by commands, with its overlay elsewhere, and is not shared."""
+    if found.source_type != "block":
+        return []
+    problems = [
+        ("device-path", f"libvirt would open all that {directory_of(found.source)} holds to show it", DEEPER)
+        if not may_be_shown(found.source)
+        else None,
+        ("transport", "a block device is copied by commands alone", "migrate with --transport nbd")
+        if request.direct is None
+        else None,
+        ("overlay-directory", NO_PLACE, "name one that both hosts have: --overlay-directory DIRECTORY")
+        if may_be_shown(found.source) and not has_place(request)
+        else None,
+        (
+            "device-shared",
+            "a block device that both hosts share can't be moved yet",
+            "use a device of each host",
+        )
+        if request.storage is StorageChoice.SHARED
+        else None,
+    ]
+    disk_on_it = f"disk {found.target} ({found.source})"
+    uri = request.shown_uri(Side.SOURCE)
+    return [
+        Finding(check, uri, f"{disk_on_it}: {message}", remedy)
+        for check, message, remedy in (one for one in problems if one is not None)
+    ]
+
+
+NO_PLACE = "an overlay can't lie beside a block device"
+DEEPER = "name it by a path in a directory of devices alone, such as /dev/VG/LV or /dev/disk/by-id/NAME"
+
+
+def may_be_shown(path: str) -> bool:
+    """Whether a storage pool over the path's directory opens disks alone.
+
+    It opens whatever is in its directory, and in /dev there is a watchdog that is started by that.
+    """
+    return directory_of(path) not in ("/", "/dev")
+
+
+def has_place(request: Request) -> bool:
+    """Whether overlays lie in a directory of their own, on a file system that stays."""
+    return bool(request.overlay_directory) and not request.overlay_directory.startswith("/dev/")
+
+
+def can_be_opened(found: DiskFacts, request: Request) -> bool:
+    """Whether preflight may look at a disk's image."""
+    return found.source_type == "file" or (found.source_type == "block" and not device(found, request))
 
 
 def snapshots(found: Iterable[SnapshotMetadata], uri: str) -> list[Finding]:

@@ -8,7 +8,7 @@ only be committed by another QEMU.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from attrs import define
 
@@ -17,10 +17,11 @@ from fsm.engine.commit_causes import FULL_BYTES
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
 from fsm.engine.space import MIB, directory_of
-from fsm.errors import ActionFailed, HostError
+from fsm.errors import ActionFailed, HostError, ImageCorrupt
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.uris import safe_text
 from fsm.hypervisor.values import FileFacts, Overlay, Space
+from fsm.images.image_end import image_end
 from fsm.machine.observation import Disk, Layer
 
 POLL_S = 3.0
@@ -38,7 +39,7 @@ async def demand_space(context: Context, side: Side, disks: Mapping[str, Disk], 
         if disks[overlay.target].layer is Layer.OVERLAY and disks[overlay.target].block_job is None
     ]
     spaces: dict[str, Space] = {}
-    paths = [path for overlay in overlays for path in (overlay.base, overlay.path)]
+    paths = [path for one in overlays for path in ([] if one.on_device else [one.base]) + [one.path]]
     for directory, here in space.by_directory(paths).items():
         try:
             spaces[directory] = await host.storage.space(directory, here)
@@ -47,11 +48,35 @@ async def demand_space(context: Context, side: Side, disks: Mapping[str, Disk], 
     files = [file for seen in spaces.values() for file in seen.files]
     demands = []
     for directory, seen in spaces.items():
-        grown = [one for one in overlays if directory_of(one.base) == directory]
+        grown = [one for one in overlays if directory_of(one.base) == directory and not one.on_device]
         demands.append(space.demand(directory, seen, sum(growth_bytes(one, files) for one in grown)))
     for one in space.by_file_system(demand for demand in demands if demand.need_bytes):
         if one.free_bytes < one.need_bytes + FULL_BYTES:
             raise _short(context, host, one, activity)
+    for overlay in (one for one in overlays if one.on_device and one.base_format == "qcow2"):
+        await _demand_device(context, host, overlay, files, activity)
+
+
+async def _demand_device(
+    context: Context, host: Host, overlay: Overlay, files: Sequence[FileFacts], activity: str
+) -> None:
+    """Raise ``ActionFailed`` if the commit may come to the end of the base's device."""
+    try:
+        device = await host.storage.stat(overlay.base)
+        end_bytes = await image_end(host.storage, overlay.base)
+    except (HostError, ImageCorrupt) as error:
+        context.log.debug("space-unknown", migration=context.migration, error=safe_text(str(error)))
+        return
+    left_bytes = (device.size_bytes if device is not None else 0) - end_bytes
+    need_bytes = growth_bytes(overlay, files)
+    if left_bytes < need_bytes:
+        raise ActionFailed(
+            activity,
+            f"{host.uri}: the device {overlay.base} has {left_bytes // MIB} MiB behind its image; its "
+            f"overlay holds {-(-need_bytes // MIB)} MiB to be committed; the guest's data is in the overlay",
+            remedy=f"make {overlay.base} on {host.uri} larger, for example by lvextend, then: "
+            f"fsm retry {context.migration}",
+        )
 
 
 def growth_bytes(overlay: Overlay, seen: Iterable[FileFacts]) -> int:
@@ -119,6 +144,8 @@ class CommitSpace:
     def _left_bytes(self, disks: Iterable[Disk]) -> dict[str, int]:
         left: dict[str, int] = {}
         for disk, overlay in zip(disks, self._overlays, strict=True):
+            if overlay.on_device:  # it was looked at before; nobody else fills a device
+                continue
             job, directory = disk.block_job, directory_of(overlay.base)
             left_bytes = job.end_bytes - job.current_bytes if job else 0
             left[directory] = left.get(directory, 0) + left_bytes

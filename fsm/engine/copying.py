@@ -83,8 +83,13 @@ async def _made_durable(context: Context, base: Base) -> bool:
     """Compare the copy's tables with the original's and make it durable; False where nothing can."""
     connector, request = context.hosts.connector, context.request
     uris = (request.source_uri, request.destination_uri)
-    there = context.planned.copy_of(base).path
-    image = await compare_tables(connector, *uris, base.path, base.format, destination_path=there)
+    copy = context.planned.copy_of(base)
+    there, on_device = copy.path, copy.on_device
+    compare = partial(compare_tables, connector, *uris, base.path, base.format)
+    image = await compare(destination_path=there, on_device=on_device)
+    if on_device:
+        # Never resized by us. What it has was written past all caches; see ``fsm.images.nbd_copy``.
+        return True
     # A raw disk's content is the guest's: no tool may take it for an image. Autoclear features stand for what
     # qemu-img, which makes durable, would write anew in another place, such as bitmaps.
     if image is None or image.header.autoclear_features:
@@ -93,5 +98,5 @@ async def _made_durable(context: Context, base: Base) -> bool:
     if not await destination.storage.make_durable(there):
         return False
     # qemu-img has had it open.
-    await compare_tables(connector, *uris, base.path, base.format, destination_path=there)
+    await compare(destination_path=there)
     return True

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from urllib.parse import urlsplit
 
+from fsm.engine import devices
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
 from fsm.engine.plan import Direct, Request, Side
@@ -85,13 +86,15 @@ def _tools(direct: Direct, side: Side) -> tuple[str, ...]:
 async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell) -> None:
     """Copy one base. What the destination has of it already, or of its seed, is not sent again."""
     route = await _route(context, direct)
-    there = context.planned.copy_of(base).path
+    copy = context.planned.copy_of(base)
     try:
         async with asyncio.TaskGroup() as both:
-            both.create_task(_expect_same_file(context, Side.SOURCE, route.source, base.path))
-            both.create_task(_expect_same_file(context, Side.DESTINATION, route.destination, there))
+            both.create_task(_expect_same_file(context, Side.SOURCE, route.source, base))
+            both.create_task(_expect_same_file(context, Side.DESTINATION, route.destination, copy))
     except ExceptionGroup as errors:  # the first one ended the other
         raise errors.exceptions[0] from None
+    await _expect_free(context, route.destination, copy)
+    written = await devices.writes(route.source, base.path) if base.on_device else ""
     # Commands know no lease: an engine that has lost its own must not get to them.
     may_send = partial(context.note, "send-base", {})
     await may_send()
@@ -107,22 +110,47 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
         base.size_bytes,
         pieces,
         over_zeros=is_empty,
-        destination_path=there,
+        destination_path=copy.path,
+        on_device=copy.on_device,
         bandwidth_mib_per_s=context.request.bandwidth_mib_per_s,
         progress=progress,
         before_more=may_send,
     )
     if told:
         context.outcome["compression"] = told
+    if base.on_device and await devices.writes(route.source, base.path) != written:
+        raise ActionFailed(
+            "copy-bases",
+            f"{context.request.shown_uri(Side.SOURCE)}: {base.path} was written to while it was copied",
+            retryable=False,
+            remedy="find out who committed into it, or wrote it; then migrate again",
+        )
+
+
+async def _expect_free(context: Context, way: Shell, copy: Base) -> None:
+    """A device that is about to be overwritten has not been taken into use since preflight."""
+    if not copy.on_device:
+        return
+    device = await devices.device_at(way, copy.path)
+    if device is None or device.busy:
+        why = "; ".join(device.busy) if device is not None else "it is gone"
+        uri = context.request.shown_uri(Side.DESTINATION)
+        raise ActionFailed(
+            "copy-bases",
+            f"{uri}: the device {copy.path} is not overwritten: {why}",
+            retryable=False,
+            remedy="free it, or use another one; then migrate again",
+        )
 
 
 async def _pieces_to_send(
     context: Context, direct: Direct, route: NbdRoute, base: Base, tell: Tell
 ) -> tuple[tuple[Piece, ...], bool]:
     """What is to be sent, and whether it goes into an empty file."""
-    path = context.planned.copy_of(base).path
+    copy = context.planned.copy_of(base)
+    path = copy.path
     found = await (await context.host(Side.DESTINATION)).storage.stat(path)
-    is_empty = found is not None and found.allocated_bytes == 0
+    is_empty = found is not None and found.allocated_bytes == 0 and not copy.on_device
     overlays = context.planned.overlays
     seed = next((direct.seed_of(one.target) for one in overlays if one.base == base.path), "")
     if is_empty and not seed:
@@ -133,8 +161,8 @@ async def _pieces_to_send(
     def compared(done_bytes: int) -> None:
         tell("compare", min(done_bytes, base.size_bytes), base.size_bytes)
 
-    pieces = await differing_pieces(route, base.path, base.size_bytes, compared, destination_path=path)
-    return pieces, False
+    differing = partial(differing_pieces, destination_path=path, on_device=copy.on_device)
+    return await differing(route, base.path, base.size_bytes, compared), False
 
 
 async def _route(context: Context, direct: Direct) -> NbdRoute:
@@ -153,15 +181,18 @@ async def _name_of_source(context: Context) -> str:
     return named or (await (await context.host(Side.SOURCE)).identity()).hostname
 
 
-async def _expect_same_file(context: Context, side: Side, way: Shell, path: str) -> None:
+async def _expect_same_file(context: Context, side: Side, way: Shell, base: Base) -> None:
     """The shell leads to libvirt's host: both see one file, written last at one nanosecond.
 
-    A shell on another machine would write into that one's files.
+    A shell on another machine would write into that one's files. Of a device it is the node's time.
     """
-    host = await context.host(side)
+    host, path = await context.host(side), base.path
     known = await host.storage.stat(path)
     try:
-        seen = await way.ask(f"stat --format='%s %.9Y' -- {shlex.quote(path)}")
+        if base.on_device:
+            seen = await devices.named(way, path)
+        else:
+            seen = await way.ask(f"stat --format='%s %.9Y' -- {shlex.quote(path)}")
     except HostError as error:
         seen = error.message
     if known is None or seen != f"{known.size_bytes} {known.modified}":

@@ -20,4 +20,5 @@ def as_defined(xml: str, plan: Plan | None) -> str:
         for overlay in plan.overlays_at(side)
         if source.get(overlay.target) == overlay.path
     }
-    return markers.unmarked(domain_xml.with_disk_sources(xml, bases))
+    devices = frozenset[str]().union(*map(plan.devices_at, Side))
+    return markers.unmarked(domain_xml.with_disk_sources(xml, bases, devices))

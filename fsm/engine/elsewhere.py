@@ -36,11 +36,16 @@ def check_places(request: Request) -> None:
                 "nor TARGET=POOL/NAME",
                 remedy=_EXAMPLE,
             )
-        if place.startswith("/dev/"):
+        if place.startswith("/dev/") and request.direct is None:
             raise BadInput(
-                f"--disk-map {target}={place}: a copy is made as a file, not on a block device",
-                remedy=_EXAMPLE,
+                f"--disk-map {target}={place}: a block device is written to by --transport nbd alone",
+                remedy=f"add that; or have a file made, {_EXAMPLE}",
             )
+
+
+def is_mapped(request: Request, target: str) -> bool:
+    """Whether the disk's copy has been given its place by ``disk_map``."""
+    return target in {mapped_target for mapped_target, _ in _places(request)}
 
 
 def _places(request: Request) -> list[tuple[str, str]]:
@@ -125,18 +130,19 @@ def described_there(plan: Plan, snapshots: Iterable[SnapshotMetadata]) -> tuple[
 
     A revert starts the domain as it is described there. libvirt 9.0 passes over a name that differs.
     """
-    return _elsewhere(snapshots, plan.moved, plan.destination_name)
+    return _elsewhere(snapshots, plan.moved, plan.destination_name, plan.devices_at(Side.DESTINATION))
 
 
 def described_here(plan: Plan, snapshots: Iterable[SnapshotMetadata]) -> tuple[SnapshotMetadata, ...]:
     """What the destination has, as it was at the source."""
     name = plan.domain_name if plan.destination_name else ""
-    return _elsewhere(snapshots, {there: here for here, there in plan.moved.items()}, name)
+    back = {there: here for here, there in plan.moved.items()}
+    return _elsewhere(snapshots, back, name, plan.devices_at(Side.SOURCE))
 
 
 def _elsewhere(
-    snapshots: Iterable[SnapshotMetadata], paths: dict[str, str], name: str
+    snapshots: Iterable[SnapshotMetadata], paths: dict[str, str], name: str, devices: frozenset[str]
 ) -> tuple[SnapshotMetadata, ...]:
     if not paths and not name:
         return tuple(snapshots)
-    return tuple(evolve(one, xml=snapshot_xml.elsewhere(one.xml, paths, name)) for one in snapshots)
+    return tuple(evolve(one, xml=snapshot_xml.elsewhere(one.xml, paths, name, devices)) for one in snapshots)

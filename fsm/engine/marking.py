@@ -66,7 +66,7 @@ def taken_over(action: str, host: Host, migration: str | None) -> ActionFailed:
 def _marker(context: Context) -> Marker:
     plan, history, request = context.planned, context.history, context.request
     bases = history.bases.bases
-    copied = bool(bases) and all(copy.path in history.created for copy in context.copies)
+    copied = bool(bases) and all(copy.on_device or copy.path in history.created for copy in context.copies)
     return Marker(
         migration=context.migration,
         owner=plan.owners[-1],

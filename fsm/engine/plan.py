@@ -216,9 +216,14 @@ class Plan:
         """The bases whose copies have another path: that path by the original's."""
         return {one.base: one.destination_base for one in self.overlays if one.destination_base}
 
+    def devices_at(self, side: Side) -> frozenset[str]:
+        """The bases, or copies of them, that are block devices on that host."""
+        return frozenset(overlay.base for overlay in self.overlays_at(side) if overlay.on_device)
+
     def copy_of(self, base: Base) -> Base:
         """The base as the destination has it."""
-        return evolve(base, path=self.moved.get(base.path, base.path))
+        path = self.moved.get(base.path, base.path)
+        return evolve(base, path=path, on_device=path in self.devices_at(Side.DESTINATION))
 
     @property
     def arrivals(self) -> dict[str, tuple[str, str]]:

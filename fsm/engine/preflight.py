@@ -17,6 +17,7 @@ from fsm.engine.actions import put_back
 from fsm.engine.backing import Backed
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
+from fsm.engine.device_checks import OnDevices
 from fsm.engine.merging import choose
 from fsm.engine.plan import BackingFile, MergeChoice, Plan, PoolBefore, Request, Side, StorageChoice
 from fsm.engine.space import directory_of
@@ -155,8 +156,8 @@ class Inspection:
 
     async def _files(self, facts: DomainFacts, source: Host, destination: Host | None) -> None:
         moving = [disk for disk in facts.disks if checks.migrates(disk, self.request)]
-        # What is no file is refused, and not opened: a pool over /dev would read every device.
-        disks = [disk for disk in moving if disk.source_type == "file"]
+        # What is refused for where it lies is not opened: a pool over /dev would read every device.
+        disks = [disk for disk in moving if checks.can_be_opened(disk, self.request)]
         overlays = tuple(self._overlay(disk) for disk in disks)
         bases = []
         for overlay in overlays:
@@ -170,6 +171,10 @@ class Inspection:
         await backed.look(facts, overlays, files)
         if destination is not None:
             overlays = await self._placed(facts, source, destination, overlays)
+        settled = True
+        if destination is not None and (direct := self.request.direct) is not None:
+            on_devices = OnDevices(self.context, source, destination, direct, self._stat, self.findings)
+            overlays, settled = await on_devices.look(overlays, files, live=live)
         backing: tuple[BackingFile, ...] = ()
         merge, reason, against = await choose(source, facts, overlays, files, self.request)
         if self.request.merge is MergeChoice.MIRROR:
@@ -186,7 +191,7 @@ class Inspection:
                 destination, space.need_there(overlays, files, backed.copied, live=live)
             )
             backing = await backed.compare(destination, settled=lambda: not self.refusing)
-        if len(disks) < len(moving):
+        if len(disks) < len(moving) or not settled:
             return
         self.plan = Plan(
             facts.uuid,
@@ -207,7 +212,7 @@ class Inspection:
             # Bases of one name may lie in many directories.
             name = f"{PurePosixPath(disk.source).name}.{disk.target}.fsm-{self.context.migration}"
             path = str(PurePosixPath(elsewhere) / name)
-        return Overlay(disk.target, path, disk.source, disk.format)
+        return Overlay(disk.target, path, disk.source, disk.format, on_device=disk.source_type == "block")
 
     async def _placed(
         self, facts: DomainFacts, source: Host, destination: Host, overlays: tuple[Overlay, ...]
@@ -230,7 +235,8 @@ class Inspection:
         found = []
         for overlay in overlays:
             with self._finding("base", destination.uri):
-                if not overlay.destination_base and await self._stat_or_none(destination, overlay.base):
+                copied = overlay.destination_base or overlay.on_device
+                if not copied and await self._stat_or_none(destination, overlay.base):
                     is_shared = await shared.is_shared(self.context, source, destination, overlay.base)
                     overlay = evolve(overlay, shared=is_shared)  # noqa: PLW2901  # the same one, known better
             found.append(overlay)
@@ -303,7 +309,9 @@ class Inspection:
     async def _destination_paths(self, destination: Host, overlays: tuple[Overlay, ...]) -> None:
         for overlay in overlays:
             arrived = overlay.arrived
-            for path in (arrived.path,) if overlay.shared else (arrived.base, arrived.path):
+            # A device has to be there; whether it may be written to is looked at with the devices.
+            there_already = overlay.shared or overlay.arrives_on_device
+            for path in (arrived.path,) if there_already else (arrived.base, arrived.path):
                 with self._finding("directory-missing", destination.uri):
                     if await self._stat(destination, Side.DESTINATION, path) is not None:
                         self.findings.append(checks.path_taken(path, destination.uri))

@@ -78,7 +78,11 @@ async def _remove_overlays(context: Context, side: Side) -> None:
 
 
 async def remove_copies(context: Context) -> None:
-    """Remove the copied bases at the destination, only those that are ours."""
+    """Remove the copied bases at the destination, only those that are ours; a block device is left."""
+    for copy in context.copies if context.history.bases.bases else ():
+        if copy.on_device:
+            what = "a block device, which holds what was copied of it by now"
+            leave(context, f"{context.request.shown_uri(Side.DESTINATION)}: {copy.path}, {what}")
     if context.is_fenced(Side.DESTINATION):
         await _remove(context, Side.DESTINATION, sorted(context.history.created))
         return
@@ -87,6 +91,8 @@ async def remove_copies(context: Context) -> None:
         return
     destination = await context.host(Side.DESTINATION)
     for base, copy in zip(bases, context.copies, strict=True):
+        if copy.on_device:
+            continue
         found = await destination.storage.stat(copy.path)
         if found is None:
             continue

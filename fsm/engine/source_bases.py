@@ -49,6 +49,9 @@ async def _why_kept(context: Context, base: Base) -> str:
     if context.is_fenced(Side.SOURCE):
         return "that host is off"
     copy = context.planned.copy_of(base)
+    if base.on_device or copy.on_device:
+        # A device is somebody's to remove; and no mark tells what else was done to one.
+        return f"{'it' if base.on_device else 'its copy'} is a block device"
     if history.adopted or copy.path not in history.created:
         return "it is not known whether its copy is this migration's"
     streamed = context.request.direct is None

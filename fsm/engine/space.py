@@ -79,7 +79,9 @@ def reserves(overlays: Iterable[Overlay], bases: Iterable[FileFacts]) -> dict[st
     held = {base.path: held_bytes(base) for base in bases}
     need: dict[str, int] = {}
     for overlay in (one for one in overlays if one.base in held):
-        for directory in (directory_of(overlay.path), directory_of(overlay.base)):
+        # What a block device has left is its own; see ``fsm.engine.device_room``.
+        paths = (overlay.path,) if overlay.on_device else (overlay.path, overlay.base)
+        for directory in map(directory_of, paths):
             need[directory] = need.get(directory, MARGIN_LEAST_BYTES) + held[overlay.base]
     return need
 
@@ -92,7 +94,8 @@ def need_there(
     arrived = [evolve(file, path=there[file.path]) for file in files]
     need = reserves((overlay.arrived for overlay in overlays), arrived) if live else {}
     shared_ones = {overlay.base for overlay in overlays if overlay.shared}
-    for file in (*arrived, *below):
+    devices = {overlay.arrived.base for overlay in overlays if overlay.arrives_on_device}
+    for file in (one for one in (*arrived, *below) if one.path not in devices):
         directory = directory_of(file.path)
         copy_bytes = 0 if file.path in shared_ones else file.allocated_bytes
         need[directory] = need.get(directory, 0) + copy_bytes

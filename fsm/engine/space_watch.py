@@ -18,10 +18,11 @@ from fsm.engine import space
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
 from fsm.engine.space import Demand, Shortage, directory_of
-from fsm.errors import FsmError, HostError
+from fsm.errors import FsmError, HostError, ImageCorrupt
 from fsm.hypervisor.port import Host, Watch
 from fsm.hypervisor.uris import safe_text
-from fsm.hypervisor.values import Space
+from fsm.hypervisor.values import Overlay, Space
+from fsm.images.image_end import image_end
 from fsm.machine.observation import Merge
 
 # The net below the thresholds; each look makes libvirt read the whole directory.
@@ -39,6 +40,7 @@ class SpaceWatch:
     context: Context
     wake: asyncio.Event
     shortage: Shortage | None = None
+    _left: dict[tuple[Side, str], int] = field(factory=dict)
     _samples: deque[tuple[float, int]] = field(factory=deque)
     _stopping: asyncio.Event = field(factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
@@ -109,6 +111,9 @@ class SpaceWatch:
         ]
         if found := space.shortage(source.uri, demands, margin_bytes):
             return found
+        # Nobody but the overlay takes a device's room: what preflight keeps is margin enough at rest.
+        if found := await self._device_short(held, margin_bytes - space.MARGIN_LEAST_BYTES):
+            return found
         if not self.context.history.transfer_begun:
             await self._arm(source, demands, here, margin_bytes)
             return None
@@ -124,12 +129,38 @@ class SpaceWatch:
         ]
         return space.shortage(destination.uri, arrived, margin_bytes)
 
+    async def _device_short(self, held: Mapping[str, int], margin_bytes: int) -> Shortage | None:
+        """A device at either host that the overlay on it would fill, in the commit."""
+        for side in Side:
+            for own, one in zip(
+                self.context.planned.overlays, self.context.planned.overlays_at(side), strict=True
+            ):
+                if not one.on_device or one.base_format != "qcow2":
+                    continue
+                if (side, one.base) not in self._left:
+                    self._left[side, one.base] = await self._left_bytes(side, own, one)
+                left_bytes, held_bytes = self._left[side, one.base], held.get(own.path, 0)
+                if left_bytes < held_bytes + margin_bytes:
+                    uri = self.context.request.shown_uri(side)
+                    return Shortage(uri, one.base, left_bytes, held_bytes, margin_bytes)
+        return None
+
+    async def _left_bytes(self, side: Side, own: Overlay, one: Overlay) -> int:
+        """What the base, which stands still, leaves of its device, or its copy of that one."""
+        device = await (await self.context.host(side)).storage.stat(one.base)
+        try:
+            end_bytes = await image_end((await self.context.host(Side.SOURCE)).storage, own.base)
+        except ImageCorrupt as error:
+            raise HostError(str(error), host=self.context.request.shown_uri(Side.SOURCE)) from error
+        return (device.size_bytes if device is not None else 0) - end_bytes
+
     async def _spaces(self, host: Host, side: Side) -> dict[str, Space]:
         """The directories of overlays and bases, with the overlays in them."""
         overlays = self.context.planned.overlays_at(side)
         paths = space.by_directory(overlay.path for overlay in overlays)
         for overlay in overlays:
-            paths.setdefault(directory_of(overlay.base), [])
+            if not overlay.on_device:
+                paths.setdefault(directory_of(overlay.base), [])
         return {directory: await host.storage.space(directory, found) for directory, found in paths.items()}
 
     def _growth_bytes_per_s(self, held_bytes: int) -> float:
@@ -149,7 +180,8 @@ class SpaceWatch:
         size_of = {file.path: file.size_bytes for seen in here.values() for file in seen.files}
         overlays = [overlay for overlay in self.context.planned.overlays if overlay.path in size_of]
         for overlay in overlays:
-            room_bytes = min(room[directory_of(path)] for path in (overlay.path, overlay.base))
+            paths = (overlay.path,) if overlay.on_device else (overlay.path, overlay.base)
+            room_bytes = min(room[directory_of(path)] for path in paths)
             step_bytes = max(STEP_LEAST_BYTES, room_bytes // (4 * len(overlays)))
             with suppress(HostError):  # the net below stays: it looks again after a while
                 uuid = self.context.planned.domain_uuid
@@ -159,7 +191,11 @@ class SpaceWatch:
         """What the commit makes the bases in this directory grow by."""
         planned = self.context.planned
         pairs = zip(planned.overlays, planned.overlays_at(side), strict=True)
-        return sum(held.get(own.path, 0) for own, one in pairs if directory_of(one.base) == directory)
+        return sum(
+            held.get(own.path, 0)
+            for own, one in pairs
+            if directory_of(one.base) == directory and not one.on_device
+        )
 
     def _still_to_come(self, held: Mapping[str, int], come: Mapping[str, int], directory: str) -> int:
         """What a destination's directory must take: the rest of the overlays, and their commit."""

@@ -73,7 +73,7 @@ async def _move_definition(context: Context) -> None:
     if facts is None or facts.state is not DomainState.SHUT_OFF:
         raise ActionFailed("migrate", f"{source.uri}: the domain is not shut off any more", retryable=False)
     moved = {target: image for target, image in context.planned.arrivals.items() if image[0] in moved_to}
-    xml = with_disk_sources(xml, moved)
+    xml = with_disk_sources(xml, moved, context.planned.devices_at(Side.DESTINATION))
     name = context.planned.destination_name
     await destination.define(with_name(xml, name) if name else xml)
 
@@ -91,13 +91,13 @@ async def _expect_overlays(context: Context, source: Host) -> None:
 
 async def _migration_request(context: Context, source: Host) -> MigrationRequest:
     uuid, request = context.planned.domain_uuid, context.request
-    images = context.planned.arrivals
+    images, devices = context.planned.arrivals, context.planned.devices_at(Side.DESTINATION)
     return MigrationRequest(
         destination_uri=request.peer_uri or request.destination_uri,
         migrate_uri=request.migrate_uri,
         destination_name=context.planned.destination_name,
-        destination_xml=with_disk_sources(await source.domain_xml(uuid), images),
-        persistent_xml=with_disk_sources(await source.persistent_xml(uuid), images),
+        destination_xml=with_disk_sources(await source.domain_xml(uuid), images, devices),
+        persistent_xml=with_disk_sources(await source.persistent_xml(uuid), images, devices),
         disks=context.planned.targets,
         bandwidth_mib_per_s=share_mib_per_s(request.bandwidth_mib_per_s, len(context.planned.targets)),
         unsafe="unsafe" in request.accept,

@@ -6,7 +6,7 @@ Paths may hold any character that XML can carry; lxml does all quoting. Text tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from attrs import frozen
 from lxml import etree
@@ -126,8 +126,10 @@ def disks(xml: str, *, whole_chain: bool = True) -> tuple[DiskFacts, ...]:
     return tuple(_disk(element, whole_chain=whole_chain) for element in parse(xml).iterfind("devices/disk"))
 
 
-def with_disk_sources(xml: str, sources: Mapping[str, tuple[str, str]]) -> str:
-    """The XML with other image files: ``sources`` maps a disk target to a path and a format.
+def with_disk_sources(xml: str, sources: Mapping[str, tuple[str, str]], devices: Collection[str] = ()) -> str:
+    """The XML with other images: ``sources`` maps a disk target to a path and a format.
+
+    Those whose path is among ``devices`` are block devices, the others files.
 
     The changed disks lose everything that belongs to their old image (backing chain, block job, indexes), so
     that the host which gets this XML looks at the files itself. All else stays as it is.
@@ -137,7 +139,7 @@ def with_disk_sources(xml: str, sources: Mapping[str, tuple[str, str]]) -> str:
     for target, (path, image_format) in sources.items():
         if target not in found:
             raise BadInput(f"the domain has no disk {target!r}; it has {', '.join(sorted(found))}")
-        _replace_source(found[target], path, image_format)
+        _replace_source(found[target], path, image_format, on_device=path in devices)
     return serialize(root)
 
 
@@ -296,8 +298,17 @@ def _source_name(layer: etree._Element) -> str:
             return f"{kind}:{source.get('path') or source.get('dev') or ''}"
 
 
-def _replace_source(disk: etree._Element, path: str, image_format: str) -> None:
-    disk.set("type", "file")
+def set_source(disk: etree._Element, source: etree._Element, path: str, *, on_device: bool) -> None:
+    """Have a disk (or a layer of one) lie in that file, or on that block device."""
+    kind = "block" if on_device else "file"
+    if disk.get("type", "file") != kind:
+        disk.set("type", kind)
+    for key in {"file", "dev"}.intersection(source.keys()):
+        del source.attrib[key]
+    set_attribute(source, "dev" if on_device else "file", path)
+
+
+def _replace_source(disk: etree._Element, path: str, image_format: str, *, on_device: bool) -> None:
     source = disk.find("source")
     if source is None:
         source = etree.Element("source")
@@ -306,7 +317,7 @@ def _replace_source(disk: etree._Element, path: str, image_format: str) -> None:
         del source.attrib[key]
     for tag in _SOURCE_DETAILS:
         _drop(source, tag)
-    set_attribute(source, "file", path)
+    set_source(disk, source, path, on_device=on_device)
     driver = disk.find("driver")
     if driver is None:
         driver = etree.Element("driver", name="qemu")

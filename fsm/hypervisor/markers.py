@@ -30,6 +30,9 @@ _FORMAT = "1"
 # Who knows only the one above must not adopt what has other names at the destination: it would take the files
 # there that bear the source's paths for its copies.
 _ELSEWHERE_FORMAT = "2"
+# Nor what lies on block devices: it would remove those that bear the copies' names.
+_DEVICE_FORMAT = "3"
+_FORMATS = (_FORMAT, _ELSEWHERE_FORMAT, _DEVICE_FORMAT)
 _TAG = f"{{{NAMESPACE}}}migration"
 _MOST_UNPACKED_BYTES = 256 << 20
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 3, "dict_size": 4 << 20}]
@@ -52,9 +55,9 @@ def read(xml: str) -> Marker | None:
     found = _find(domain_xml.parse(xml))
     if found is None:
         return None
-    if (version := found.get("format", "")) not in (_FORMAT, _ELSEWHERE_FORMAT):
-        known = f"{_FORMAT!r} or {_ELSEWHERE_FORMAT!r}"
-        return Marker(found.get("id", ""), problem=f"its format is {version!r}, not {known}")
+    if (version := found.get("format", "")) not in _FORMATS:
+        known = ", ".join(map(repr, _FORMATS))
+        return Marker(found.get("id", ""), problem=f"its format is {version!r}, none of {known}")
     try:
         return _read(found)
     except ValueError as error:
@@ -104,6 +107,8 @@ def _element(marker: Marker, *, alone: bool) -> etree._Element:
     root = etree.Element(_TAG, nsmap={KEY: NAMESPACE})
     is_elsewhere = marker.destination_name or any(overlay.destination_base for overlay in marker.overlays)
     version = _ELSEWHERE_FORMAT if is_elsewhere else _FORMAT
+    if any(overlay.on_device or overlay.arrives_on_device for overlay in marker.overlays):
+        version = _DEVICE_FORMAT
     _set(root, format=version, id=marker.migration, owner=marker.owner, merge=marker.merge.value)
     if alone:
         _set(root, alone="yes")
@@ -125,6 +130,10 @@ def _element(marker: Marker, *, alone: bool) -> etree._Element:
             _set(disk, shared="yes")
         if overlay.destination_base:
             _set(disk, destination_base=overlay.destination_base)
+        if overlay.on_device:
+            _set(disk, on_device="yes")
+        if overlay.arrives_on_device:
+            _set(disk, arrives_on_device="yes")
     for path, image_format in marker.below:
         _set(_child(root, "below"), path=path, format=image_format)
     for base in marker.bases:
@@ -134,6 +143,8 @@ def _element(marker: Marker, *, alone: bool) -> etree._Element:
         _set(copy, growable="yes" if base.growable else "no", modified=base.modified)
         if base.below:
             _set(copy, below="yes")
+        if base.on_device:
+            _set(copy, on_device="yes")
     if marker.snapshots:
         _child(root, "snapshots").text = marker.snapshots
     return root
@@ -168,6 +179,8 @@ def _read(root: etree._Element) -> Marker:
                 base_format=_get(disk, "format"),
                 shared=disk.get("shared") == "yes",
                 destination_base=disk.get("destination-base", ""),
+                on_device=disk.get("on-device") == "yes",
+                arrives_on_device=disk.get("arrives-on-device") == "yes",
             )
             for disk in root.iterfind(f"{{{NAMESPACE}}}disk")
         ),
@@ -181,6 +194,7 @@ def _read(root: etree._Element) -> Marker:
                 growable=copy.get("growable") == "yes",
                 modified=copy.get("modified", ""),
                 below=copy.get("below") == "yes",
+                on_device=copy.get("on-device") == "yes",
             )
             for copy in root.iterfind(f"{{{NAMESPACE}}}copy")
         ),

@@ -101,7 +101,8 @@ class Overlay:
     """A temporary overlay: its path, and the base below it (path and format), for one disk target.
 
     ``shared``: both hosts see the very same base, so that it is never copied and never removed.
-    ``destination_base`` is the path of the base's copy, empty where that has the same path.
+    ``destination_base`` is the path of the base's copy, empty where that has the same path. ``on_device``:
+    the base is a block device, ``arrives_on_device``: its copy is one, which is neither made nor removed.
     """
 
     target: str
@@ -110,6 +111,8 @@ class Overlay:
     base_format: str
     shared: bool = False
     destination_base: str = ""
+    on_device: bool = False
+    arrives_on_device: bool = False
 
     @property
     def arrived(self) -> Overlay:
@@ -119,7 +122,8 @@ class Overlay:
         path = base + self.path.removeprefix(self.base) if beside and self.destination_base else self.path
         if self.shared or not beside:
             path = f"{path}.arrived"
-        return evolve(self, path=path, base=base, destination_base="")
+        there = self.arrives_on_device
+        return evolve(self, path=path, base=base, destination_base="", on_device=there)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -133,7 +137,8 @@ class Base:
 
     ``growable``: QEMU can make it larger, so a disk that is resized meanwhile can be committed. ``modified``
     is the mark by which a write into it shows, empty where nobody knows it any more. ``below``: it is no
-    disk's base but a file below one, copied along.
+    disk's base but a file below one, copied along. ``on_device``: it is a block device, whose length is the
+    device's; no mark shows a write into one.
     """
 
     path: str
@@ -144,6 +149,7 @@ class Base:
     growable: bool = True
     modified: str = ""
     below: bool = False
+    on_device: bool = False
 
     def fits(self, capacity_bytes: int) -> Size:
         """How an overlay of this virtual size stands to the base. QEMU counts in sectors."""

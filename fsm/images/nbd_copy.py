@@ -25,6 +25,7 @@ from attrs import define, evolve, field, frozen
 from fsm.errors import HostError, HostUnreachable
 from fsm.hypervisor.shell import ANSWER_S, Running, Shell
 from fsm.hypervisor.uris import safe_uri
+from fsm.hypervisor.values import SECTOR_BYTES
 from fsm.images import relay
 from fsm.images.pace import Pace
 from fsm.images.pieces import Piece
@@ -66,6 +67,7 @@ async def copy_by_nbd(
     *,
     over_zeros: bool,
     destination_path: str = "",
+    on_device: bool = False,
     bandwidth_mib_per_s: int = 0,
     progress: Progress | None = None,
     before_more: Callable[[], Awaitable[None]] | None = None,
@@ -73,11 +75,11 @@ async def copy_by_nbd(
     """Copy ``pieces`` of the source's file ``path`` into the file of that path at the destination.
 
     ``destination_path`` is that file's path where it is another one. It exists and has the original's length,
-    ``size_bytes``. ``over_zeros``: it is known to read as zeros there, so that zeros need not be written.
-    ``bandwidth_mib_per_s`` limits what crosses the network; 0: nothing does. ``progress`` is told of the
-    bytes of data done so far. ``before_more`` is called before the file is opened once more, and raises if
-    that must not be. Returns what there is to tell about a slow link: that the rest was compressed, or why
-    it was not.
+    ``size_bytes``. ``on_device``: it is a block device, perhaps a longer one. ``over_zeros``: it is known to
+    read as zeros there, so that zeros need not be written. ``bandwidth_mib_per_s`` limits what crosses the
+    network; 0: nothing does. ``progress`` is told of the bytes of data done so far. ``before_more`` is called
+    before the file is opened once more, and raises if that must not be. Returns what there is to tell about a
+    slow link: that the rest was compressed, or why it was not.
 
     What was written is on the storage, but for what its device still holds (``Storage.make_durable``).
 
@@ -88,7 +90,9 @@ async def copy_by_nbd(
         return ""
     name = secrets.token_hex(8)  # whatever else may listen at that port has another name
     there = destination_path or path
-    words = _Copying(route, path, there, size_bytes, name, over_zeros, bandwidth_mib_per_s)
+    words = _Copying(
+        route, path, there, size_bytes, name, over_zeros, bandwidth_mib_per_s, on_device=on_device
+    )
     told = _Told(progress)
     # What is encrypted can't be compressed.
     pace = None if route.tls_directory else Pace(bandwidth_mib_per_s)
@@ -268,17 +272,19 @@ class _Copying:
     over_zeros: bool
     bandwidth_mib_per_s: int
     way: Way = Way.DIRECT
+    on_device: bool = False
 
     def script(self, pieces: Sequence[Piece], port: int) -> str:
         """The destination's. Copies range after range, says "done" behind each; stops when its input ends.
 
-        Whole blocks are written, so the last one may have made the file longer.
+        Whole blocks are written, so the last one may have made the file longer. A device keeps its length.
         """
         around = relayed("fetch", self.route.address, port) if self.way is Way.RELAYED else ""
         lines = "\n".join(f"run {around} {shlex.join(self._command(one, port))}; echo done" for one in pieces)
+        leave = ":" if self.on_device else f"truncate --no-create --size={self.size_bytes} {HELD}"
         return watched(f"""\
 {holding(self.destination_path)}
-leave() {{ truncate --no-create --size={self.size_bytes} {HELD}; }}
+leave() {{ {leave}; }}
 {PROGRAM if self.way is Way.RELAYED else ""}
 {lines}
 leave""")
@@ -296,14 +302,17 @@ leave""")
         if directory := self.route.tls_directory:
             words += ["--object", f"tls-creds-x509,id=tls,endpoint=client,dir={_option(directory)}"]
             source["tls-creds"] = "tls"
-        target: dict[str, object] = {"driver": "file", "filename": HELD}
-        return [*words, *(_part(file, one, self.size_bytes) for file in (source, target))]
+        target: dict[str, object] = {"driver": "host_device" if self.on_device else "file", "filename": HELD}
+        # To the end it is left out: QEMU takes multiples of 512 alone. A device may go on behind the end.
+        length = one.length if one.offset + one.length < self.size_bytes else None
+        whole_sectors = -(-one.length // SECTOR_BYTES) * SECTOR_BYTES if self.on_device else length
+        return [*words, _part(source, one, length), _part(target, one, whole_sectors)]
 
 
-def _part(file: dict[str, object], one: Piece, size_bytes: int) -> str:
+def _part(file: dict[str, object], one: Piece, length: int | None) -> str:
     part: dict[str, object] = {"driver": "raw", "offset": one.offset, "file": file}
-    if one.offset + one.length < size_bytes:
-        part["size"] = one.length  # to the end it is left out: QEMU takes multiples of 512 alone
+    if length is not None:
+        part["size"] = length
     return f"json:{json.dumps(part)}"
 
 

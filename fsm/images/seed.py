@@ -43,11 +43,18 @@ run truncate --no-create --size={size_bytes} {HELD}""")
 
 
 async def differing_pieces(
-    route: NbdRoute, path: str, size_bytes: int, told: Told | None = None, *, destination_path: str = ""
+    route: NbdRoute,
+    path: str,
+    size_bytes: int,
+    told: Told | None = None,
+    *,
+    destination_path: str = "",
+    on_device: bool = False,
 ) -> tuple[Piece, ...]:
     """Where the file of that path at the source and the one at the destination are not equal, in order.
 
-    ``destination_path`` is the latter's where it is another one.
+    ``destination_path`` is the latter's where it is another one. ``on_device``: it is a block device, which
+    may be longer; what it has behind the source's end does not count.
 
     Raises ``HostError`` and ``HostUnreachable``.
     """
@@ -63,6 +70,8 @@ async def differing_pieces(
             digesting.cancel()
         await asyncio.wait(both)
     expected = -(-size_bytes // CHUNK_BYTES)
+    if on_device:
+        other = other[:expected]
     for shell, found in ((route.source, one), (route.destination, other)):
         if len(found) != expected:
             raise HostError(

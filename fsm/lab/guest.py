@@ -154,7 +154,7 @@ def _check_order(spec: GuestSpec) -> None:
 def create_image(host: LabHost, disk: DiskSpec, path: str, ring: Ring) -> None:
     """Make a disk's image: holes, and ``data_mib`` of seeded random bytes behind the ring."""
     target = host.path(path)
-    if target.exists():
+    if target.exists() and not disk.on_device:
         raise LabError(f"{host.name}: {path} exists already")
     target.parent.mkdir(parents=True, exist_ok=True)
     start_mib = -(-ring.end_kib // 1024)
@@ -162,17 +162,18 @@ def create_image(host: LabHost, disk: DiskSpec, path: str, ring: Ring) -> None:
         raise LabError(
             f"{path}: {disk.data_mib} MiB of data do not fit behind a ring that ends at {start_mib} MiB"
         )
-    raw = target if disk.format == "raw" else host.directory / f"{disk.target}.tmp"
+    straight = disk.format == "raw" and not disk.on_device
+    raw = target if straight else host.directory / f"{disk.target}.tmp"
     with raw.open("wb") as file:
         file.truncate(disk.size_mib * _MIB)
         file.seek(start_mib * _MIB)
         bytes_of = random.Random(disk.seed)  # noqa: S311 - contents to compare, no secret
         for _ in range(disk.data_mib):
             file.write(bytes_of.randbytes(_MIB))
-    if disk.format == "qcow2":
+    if not straight:
         options = [*disk.options, *([f"cluster_size={disk.cluster_size}"] if disk.cluster_size else [])]
         words = [word for option in options for word in ("-o", option)]
-        run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *words, str(raw), str(target)])
+        host.run(["qemu-img", "convert", "-f", "raw", "-O", disk.format, *words, str(raw), path])
         raw.unlink()
 
 

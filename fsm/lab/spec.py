@@ -45,6 +45,8 @@ class DiskSpec:
     device: Literal["disk", "cdrom"] = "disk"
     path: str | None = None
     """Default: ``GUEST-TARGET.FORMAT`` in the image directory."""
+    on_device: bool = False
+    """The path leads to a block device, which is there already."""
     empty: bool = False
     """A drive without a medium."""
     readonly: bool = False
@@ -159,14 +161,15 @@ def _command_line(spec: GuestSpec) -> str:
 
 def _disk(spec: GuestSpec, disk: DiskSpec, *, direct_io: bool) -> etree._Element:
     bus = disk.bus or ("virtio" if disk.device == "disk" else "ide")
-    element = etree.Element("disk", type="file", device=disk.device)
+    kind, key = ("block", "dev") if disk.on_device else ("file", "file")
+    element = etree.Element("disk", type=kind, device=disk.device)
     # A cdrom's image may be on a file system without O_DIRECT; nothing is written to it anyway.
     cache = {"cache": "none", "discard": "unmap"} if direct_io and disk.device == "disk" else {}
     if disk.cache is not None:
         cache["cache"] = disk.cache
     etree.SubElement(element, "driver", {"name": "qemu", "type": disk.format, **cache})
     if not disk.empty:
-        etree.SubElement(element, "source", file=disk.image(spec.name))
+        etree.SubElement(element, "source", {key: disk.image(spec.name)})
     etree.SubElement(element, "target", dev=disk.target, bus=bus)
     if bus == "virtio":
         _text(element, "serial", disk.target)  # by which the guest names the disk, whatever the PCI order is
