@@ -1,4 +1,4 @@
-"""Disks on block devices, on two hosts: loop devices, which are to QEMU and libvirt as logical volumes are."""
+"""Disks on block devices, on two hosts: loop devices, which QEMU and libvirt take as logical volumes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from attrs import evolve
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
 from fsm.lab.guest import Guest, revert
@@ -20,7 +19,6 @@ from tests.lab_rig import (
     check_kept,
     lab_in,
     look,
-    picture,
     watched,
 )
 

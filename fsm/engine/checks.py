@@ -11,7 +11,13 @@ from fsm.engine.plan import Request, Side, StorageChoice
 from fsm.engine.space import directory_of
 from fsm.hypervisor import domain_xml
 from fsm.hypervisor.domain_xml import BootFile
-from fsm.hypervisor.values import DiskFacts, DomainFacts, HostIdentity, SnapshotMetadata
+from fsm.hypervisor.values import (
+    DiskFacts,
+    DomainFacts,
+    HostIdentity,
+    SnapshotMetadata,
+    is_among_devices,
+)
 from fsm.machine.observation import DomainState, Job
 
 MIB = 1 << 20
@@ -214,9 +220,7 @@ def device(found: DiskFacts, request: Request) -> list[Finding]:
     if found.source_type != "block":
         return []
     problems = [
-        ("device-path", f"libvirt would open all that {directory_of(found.source)} holds to show it", DEEPER)
-        if not may_be_shown(found.source)
-        else None,
+        ("device-path", NOT_OPENED, DEEPER) if not may_be_shown(found.source) else None,
         ("transport", "a block device is copied by commands alone", "migrate with --transport nbd")
         if request.direct is None
         else None,
@@ -239,6 +243,7 @@ def device(found: DiskFacts, request: Request) -> list[Finding]:
     ]
 
 
+NOT_OPENED = "a storage pool would open all that its directory holds"
 NO_PLACE = "an overlay can't lie beside a block device"
 DEEPER = "name it by a path in a directory of devices alone, such as /dev/VG/LV or /dev/disk/by-id/NAME"
 
@@ -253,7 +258,7 @@ def may_be_shown(path: str) -> bool:
 
 def has_place(request: Request) -> bool:
     """Whether overlays lie in a directory of their own, on a file system that stays."""
-    return bool(request.overlay_directory) and not request.overlay_directory.startswith("/dev/")
+    return bool(request.overlay_directory) and not is_among_devices(f"{request.overlay_directory}/")
 
 
 def can_be_opened(found: DiskFacts, request: Request) -> bool:

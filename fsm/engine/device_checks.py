@@ -57,7 +57,7 @@ class OnDevices:
         """
         try:
             overlays = await self._placed(overlays, bases)
-            if live:
+            if live and self.settled:
                 await self._room(overlays, bases)
         except HostError as error:
             self.settled = False
@@ -95,7 +95,7 @@ class OnDevices:
                 ("device-not-named", "nobody has said that it is to be overwritten", _naming(overlay))
             )
         if not checks.may_be_shown(path):
-            problems.append(("device-path", "libvirt would open all that is in its directory", checks.DEEPER))
+            problems.append(("device-path", checks.NOT_OPENED, checks.DEEPER))
         if not checks.has_place(self._request):
             problems.append(("overlay-directory", checks.NO_PLACE, "--overlay-directory DIRECTORY"))
         if self.direct.seed_of(overlay.target):
@@ -186,9 +186,12 @@ class OnDevices:
     ) -> None:
         uri = self._request.shown_uri(side)
         try:
-            left_bytes = size_bytes - await image_end(self.source.storage, overlay.base)
+            end_bytes = base.size_bytes  # of a file, which may be longer than what is used of it
+            if overlay.on_device:
+                end_bytes = await image_end(self.source.storage, overlay.base)
         except ImageCorrupt as error:
             raise HostError(str(error), host=self.source.uri, call="image-end") from error
+        left_bytes = size_bytes - end_bytes
         if (need_bytes := held_bytes(base)) > left_bytes:
             what = (
                 f"{left_bytes // MIB} MiB behind the image; its commit may need {-(-need_bytes // MIB)} MiB"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from attrs import evolve
 
-from fsm.engine.checks import Finding
+from fsm.engine.checks import Finding, migrates
 from fsm.engine.plan import Plan, Request, Side
 from fsm.errors import BadInput
 from fsm.hypervisor import snapshot_xml
@@ -92,7 +92,7 @@ def findings(facts: DomainFacts, overlays: Iterable[Overlay], request: Request) 
     uri = request.shown_uri(Side.SOURCE)
     places: dict[str, str] = {}
     known = {disk.target for disk in facts.disks}
-    moving = {overlay.target for overlay in overlays}
+    moving = {disk.target for disk in facts.disks if migrates(disk, request)}
     found = []
     for target, _ in _places(request):
         if target not in moving:

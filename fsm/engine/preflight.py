@@ -309,8 +309,7 @@ class Inspection:
     async def _destination_paths(self, destination: Host, overlays: tuple[Overlay, ...]) -> None:
         for overlay in overlays:
             arrived = overlay.arrived
-            # A device has to be there; whether it may be written to is looked at with the devices.
-            there_already = overlay.shared or overlay.arrives_on_device
+            there_already = overlay.shared or overlay.arrives_on_device  # which is looked at with the devices
             for path in (arrived.path,) if there_already else (arrived.base, arrived.path):
                 with self._finding("directory-missing", destination.uri):
                     if await self._stat(destination, Side.DESTINATION, path) is not None:
@@ -328,6 +327,8 @@ class Inspection:
 
     async def _stat(self, host: Host, side: Side, path: str) -> FileFacts | None:
         directory = directory_of(path)
+        if not checks.may_be_shown(path):
+            raise HostError(f"{path}: {checks.NOT_OPENED}", host=host.uri, remedy=checks.DEEPER)
         if (side, directory) not in self._pools:
             self._pools[side, directory] = await host.storage.pool_state(directory)
             # Before it is opened: an engine that takes over must know what to put back.

@@ -149,7 +149,9 @@ class SpaceWatch:
         """What the base, which stands still, leaves of its device, or its copy of that one."""
         device = await (await self.context.host(side)).storage.stat(one.base)
         try:
-            end_bytes = await image_end((await self.context.host(Side.SOURCE)).storage, own.base)
+            end_bytes = self.context.history.bases.of(own.base).size_bytes
+            if own.on_device:
+                end_bytes = await image_end((await self.context.host(Side.SOURCE)).storage, own.base)
         except ImageCorrupt as error:
             raise HostError(str(error), host=self.context.request.shown_uri(Side.SOURCE)) from error
         return (device.size_bytes if device is not None else 0) - end_bytes

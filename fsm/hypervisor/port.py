@@ -106,6 +106,9 @@ class Watch(Protocol):
 class Storage(Protocol):
     """Files of one host, by absolute path, through its storage pools.
 
+    A block device is shown as a raw file, or by what its head says, that takes all of its length; the time of
+    its last write need not change with a write. Nothing below ``/dev`` is created or removed: ``HostError``.
+
     Where no active pool covers a file's directory, one is made for the purpose (or the user's own inactive
     one is started); ``release`` puts that back.
     """

@@ -14,6 +14,11 @@ LONGEST_DOWNTIME_MS = 2_000_000
 """QEMU's own bound."""
 
 
+def is_among_devices(path: str) -> bool:
+    """Whether a path is where a host keeps its devices: nothing there is made or removed."""
+    return path.startswith("/dev/") and not path.startswith("/dev/shm/")  # noqa: S108 - a file system in memory
+
+
 @frozen
 class HostIdentity:
     """Who answers at a URI. ``uuid`` is the host UUID that libvirt compares to tell hosts apart."""

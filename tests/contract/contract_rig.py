@@ -36,7 +36,10 @@ PATIENCE_S = 30.0
 
 @frozen
 class RigDisk:
-    """A disk to make. ``path`` None: in the image directory; "": an empty drive."""
+    """A disk to make. ``path`` None: in the image directory; "": an empty drive.
+
+    ``on_device``: the path is that of a device, which is there.
+    """
 
     target: str
     format: str = "qcow2"
@@ -44,6 +47,7 @@ class RigDisk:
     device: str = "disk"
     read_only: bool = False
     path: str | None = None
+    on_device: bool = False
 
 
 class Rig(Protocol):
@@ -106,6 +110,9 @@ class Rig(Protocol):
 
     def put_file(self, uri: str, path: str, data: Mapping[int, bytes], size_bytes: int) -> None:
         """Make a sparse file."""
+
+    def device(self, uri: str, size_mib: int) -> str:
+        """The path of a new block device, all zeros, in a directory of such."""
 
     def file_bytes(self, uri: str, path: str) -> bytes:
         """A file's content."""

@@ -31,6 +31,7 @@ class LabRig:
         self._number = number
         self._by_uri = {host.uri: host for host in lab.hosts}
         self._open: list[Host] = []
+        self._devices: list[tuple[LabHost, str]] = []
         self.source, self.destination = (host.uri for host in lab.hosts)
         self.nowhere = f"qemu+tcp://{lab.hosts[0].address}:1/system"
         self.images = IMAGES
@@ -46,6 +47,8 @@ class LabRig:
             await host.close()
         for machine in self._lab.hosts:
             _clean(machine)
+        for machine, device in self._devices:
+            machine.run(["losetup", "--detach", device])
 
     async def host(self, uri: str) -> Host:
         host = await self.connector.connect(uri)
@@ -66,7 +69,7 @@ class LabRig:
         described = [(disk, f"{self.images}/{name}-{disk.target}.{disk.format}") for disk in disks]
         described = [(disk, path if disk.path is None else disk.path) for disk, path in described]
         for disk, path in described:
-            if path and not machine.path(path).exists():
+            if disk.on_device or (path and not machine.path(path).exists()):
                 size = f"{disk.capacity_mib}M"
                 machine.run(["qemu-img", "create", "-q", "-f", disk.format, path, size])
         uuid = str(uuid4())
@@ -95,9 +98,10 @@ class LabRig:
             one for one in root.iterfind("devices/disk") if one.find(f"target[@dev='{target}']") is not None
         )
         found = [disk.find(tag) for tag in ("alias", "source", "driver")]
+        keys = (("name",), ("file", "dev"), ("type",))
         alias, path, image_format = (
-            "" if element is None else element.get(key, "")
-            for element, key in zip(found, ("name", "file", "type"), strict=True)
+            next((value for key in names if element is not None and (value := element.get(key))), "")
+            for element, names in zip(found, keys, strict=True)
         )
         return alias, path, image_format
 
@@ -151,6 +155,18 @@ class LabRig:
             for offset, chunk in data.items():
                 file.seek(offset)
                 file.write(chunk)
+
+    def device(self, uri: str, size_mib: int) -> str:
+        machine = self._by_uri[uri]
+        directory = f"{self.images}/devices"
+        machine.run(["mkdir", "-p", directory])
+        backing = str(machine.directory / f"device-{len(self._devices)}.img")
+        machine.run(["rm", "-f", backing])
+        machine.run(["truncate", f"--size={size_mib}M", backing])
+        device = machine.run(["losetup", "--find", "--show", backing]).strip()
+        self._devices.append((machine, device))
+        machine.run(["ln", "-s", device, f"{directory}/web"])
+        return f"{directory}/web"
 
     def file_bytes(self, uri: str, path: str) -> bytes:
         return self._path(uri, path).read_bytes()
@@ -212,8 +228,9 @@ def _taking(uuid: str, tree: Mapping[str, str | None]) -> Iterator[str]:
 
 def _domain_xml(uuid: str, name: str, disks: list[tuple[RigDisk, str]], metadata: str | None) -> str:
     described = "".join(
-        f"<disk type='file' device='{disk.device}'><driver name='qemu' type='{disk.format}'/>"
-        + (f"<source file={quoteattr(path)}/>" if path else "")
+        f"<disk type='{'block' if disk.on_device else 'file'}' device='{disk.device}'>"
+        f"<driver name='qemu' type='{disk.format}'/>"
+        + (f"<source {'dev' if disk.on_device else 'file'}={quoteattr(path)}/>" if path else "")
         + f"<target dev='{disk.target}' bus='{'virtio' if disk.device == 'disk' else 'ide'}'/>"
         + ("<readonly/>" if disk.read_only else "")
         + "</disk>"

@@ -102,6 +102,10 @@ class SimulatedRig:
     def put_file(self, uri: str, path: str, data: Mapping[int, bytes], size_bytes: int) -> None:
         self.world.put_file(uri, path, data, size_bytes=size_bytes)
 
+    def device(self, uri: str, size_mib: int) -> str:
+        self.world.add_device(uri, "/dev/vg/web", size_mib * MIB)
+        return "/dev/vg/web"
+
     def file_bytes(self, uri: str, path: str) -> bytes:
         return self.world.file_bytes(uri, path)
 

@@ -13,7 +13,7 @@ from fsm.errors import NotFound
 from fsm.hypervisor import domain_xml
 from fsm.hypervisor.libvirt import pools
 from fsm.hypervisor.libvirt.session import Call, is_alive
-from fsm.hypervisor.values import FileFacts, Overlay, Space
+from fsm.hypervisor.values import FileFacts, Overlay, Space, is_among_devices
 
 T = TypeVar("T")
 
@@ -86,14 +86,14 @@ def space(call: Call, directory: str, paths: Sequence[str]) -> Space:
 
 def create_sparse(call: Call, path: str, size_bytes: int) -> None:
     """Create a raw file of one hole. libvirt refuses a path that exists, known to the pool or not."""
-    directory, name = split(call, path)
+    directory, name = _of_a_file(call, path)
     document = _document(name, "raw", size_bytes)
     pools.using(call, directory, lambda pool: pool.createXML(document, 0))
 
 
 def create_overlay(call: Call, overlay: Overlay, capacity_bytes: int) -> None:
     """Create an empty qcow2 file on its base."""
-    directory, name = split(call, overlay.path)
+    directory, name = _of_a_file(call, overlay.path)
     # libvirt hands the capacity on in KiB, rounded up. Without one the overlay gets its base's exact size.
     capacity = None if capacity_bytes % _KIB else capacity_bytes
     root = domain_xml.parse(_document(name, "qcow2", capacity), "volume")
@@ -136,6 +136,7 @@ def make_durable(call: Call, path: str) -> bool:
 
 def remove(call: Call, path: str) -> None:
     """Remove the file at ``path``, if there is one."""
+    _of_a_file(call, path)
     try:
         volume = find(call, path)
     except NotFound:  # not even its directory exists
@@ -169,6 +170,13 @@ def split(call: Call, path: str) -> tuple[str, str]:
             remedy="rename the file while the domain is shut off",
         )
     return directory, name
+
+
+def _of_a_file(call: Call, path: str) -> tuple[str, str]:
+    """The same for what is to be made or removed: a pool removes the name of a device as that of a file."""
+    if is_among_devices(os.path.normpath(path)):
+        raise call.error(f"{path!r} is among the host's devices: nothing is made or removed there")
+    return split(call, path)
 
 
 def _facts(volume: Any, path: str) -> FileFacts:

@@ -12,6 +12,7 @@ from fsm.hypervisor.simulated import documents, domains, files, guest, images, s
 from fsm.hypervisor.simulated.core import WorldCore
 from fsm.hypervisor.simulated.documents import SimulatedDisk
 from fsm.hypervisor.simulated.state import PAGE, FileSystem, HostState, Pool
+from fsm.hypervisor.values import is_among_devices
 from fsm.machine.observation import DomainState
 
 IMAGES = "/var/lib/libvirt/images"
@@ -88,6 +89,12 @@ class Builder(WorldCore):
             if size_bytes is not None:
                 file.size = size_bytes
 
+    def add_device(self, uri: str, path: str, size_bytes: int) -> None:
+        """Make a block device, below ``/dev``, with the directories above it."""
+        self.add_directory(uri, posixpath.dirname(path))
+        with self.changing() as state:
+            files.create_device(state, state.hosts[uri], path, size_bytes)
+
     def add_domain(
         self,
         uri: str,
@@ -135,7 +142,10 @@ class Builder(WorldCore):
         if isinstance(disk, str):
             disk = SimulatedDisk(disk)
         path = f"{IMAGES}/{name}-{disk.target}.{disk.format}" if disk.path is None else disk.path
-        if path and files.find(self.state, host, path) is None:
+        found = files.find(self.state, host, path) if path else None
+        if found is not None and is_among_devices(path) and not found.pages and disk.format == "qcow2":
+            images.put(self.state, host, path, disk.capacity_bytes, disk.backing)
+        elif path and found is None:
             if disk.format == "raw":
                 files.create(self.state, host, path, disk.capacity_bytes)
             else:

@@ -19,7 +19,7 @@ from fsm.hypervisor.simulated.state import (
     domain_record,
     idle,
 )
-from fsm.hypervisor.values import Overlay
+from fsm.hypervisor.values import Overlay, is_among_devices
 
 _STEPS = 2
 STEP_S = 0.1
@@ -141,7 +141,8 @@ def set_threshold(host: HostState, uuid: str, target: str, offset_bytes: int) ->
 def follow(record: DomainRecord, target: str, layer: tuple[str, str]) -> None:
     """Have the definition name the new active layer too, as libvirt does."""
     if record.definition is not None:
-        record.definition = domain_xml.with_disk_sources(record.definition, {target: layer})
+        devices = {layer[0]} if is_among_devices(layer[0]) else ()
+        record.definition = domain_xml.with_disk_sources(record.definition, {target: layer}, devices)
 
 
 def _disk(instance: Instance, target: str) -> LiveDisk:

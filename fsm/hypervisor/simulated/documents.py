@@ -10,7 +10,7 @@ from lxml import etree
 
 from fsm.hypervisor import domain_xml, markers
 from fsm.hypervisor.simulated.state import Instance, LiveDisk
-from fsm.hypervisor.values import DiskFacts, Marker, SnapshotMetadata
+from fsm.hypervisor.values import DiskFacts, Marker, SnapshotMetadata, is_among_devices
 
 _KIB = 1024
 _MIB = 1024 * _KIB
@@ -92,7 +92,7 @@ def _add_disk(devices: etree._Element, disk: SimulatedDisk, path: str) -> None:
     element = _add(devices, "disk", type="file", device=disk.device)
     _add(element, "driver", name="qemu", type=disk.format, **({"cache": disk.cache} if disk.cache else {}))
     if path:
-        _add(element, "source", file=path)
+        _lay(element, _add(element, "source"), path)
     _add(element, "target", dev=disk.target, bus="virtio" if disk.device == "disk" else "sata")
     if disk.device == "disk":
         _add(element, "serial", disk.target)
@@ -123,21 +123,25 @@ def _show_layers(element: etree._Element, disk: LiveDisk) -> None:
         driver.set("type", image_format)
     if source is None:
         return
-    source.set("file", path)
+    _lay(element, source, path)
     at = element.index(source) + 1
     parent = etree.Element("backingStore")
     element.insert(at, parent)
     for lower, lower_format in below:
         parent.set("type", "file")
         _add(parent, "format", type=lower_format)
-        _add(parent, "source", file=lower)
+        _lay(parent, _add(parent, "source"), lower)
         parent = _add(parent, "backingStore")
     if disk.commit is not None:
         ready = {"ready": "yes"} if disk.commit.ready else {}
         mirror = etree.Element("mirror", {"type": "file", "job": "active-commit", **ready})
         _add(mirror, "format", type=dict(disk.layers)[disk.commit.base])
-        _add(mirror, "source", file=disk.commit.base)
+        _lay(mirror, _add(mirror, "source"), disk.commit.base)
         element.insert(at + 1, mirror)
+
+
+def _lay(disk: etree._Element, source: etree._Element, path: str) -> None:
+    domain_xml.set_source(disk, source, path, on_device=is_among_devices(path))
 
 
 def snapshot(

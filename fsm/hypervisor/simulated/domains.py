@@ -25,7 +25,7 @@ from fsm.hypervisor.simulated.state import (
     domain_record,
     idle,
 )
-from fsm.hypervisor.values import DiskFacts, DomainFacts
+from fsm.hypervisor.values import DiskFacts, DomainFacts, is_among_devices
 from fsm.machine.observation import BlockJob, DomainState, Job
 
 
@@ -84,6 +84,7 @@ def _live(described: DiskFacts, instance: Instance) -> DiskFacts:
         return described
     return attrs.evolve(
         described,
+        source_type="block" if is_among_devices(disk.layers[0][0]) else "file",
         chain=tuple(path for path, _ in disk.layers),
         formats=tuple(image_format for _, image_format in disk.layers),
         block_job=_block_job(disk, instance),

@@ -15,6 +15,7 @@ from fsm.hypervisor.simulated.state import (
     SparseFile,
     WorldState,
 )
+from fsm.hypervisor.values import is_among_devices
 
 _CHUNK_PAGES = 256
 
@@ -55,7 +56,23 @@ def existing(state: WorldState, host: HostState, path: str) -> SparseFile:
 
 
 def create(state: WorldState, host: HostState, path: str, size_bytes: int = 0) -> SparseFile:
-    """Create a file that is one hole; ``Denied`` when ``path`` exists."""
+    """Create a file that is one hole; ``Denied`` when ``path`` exists, or is where devices are."""
+    expect_no_device(path)
+    return _make(state, host, path, size_bytes)
+
+
+def create_device(state: WorldState, host: HostState, path: str, size_bytes: int) -> None:
+    """Create a block device, which simulated hosts have below ``/dev``, all zeros."""
+    _make(state, host, path, size_bytes)
+
+
+def expect_no_device(path: str) -> None:
+    """``Denied`` for a path below ``/dev``: nothing is made or removed there."""
+    if is_among_devices(path):
+        raise Denied(f"'{path}' is where the host keeps its devices")
+
+
+def _make(state: WorldState, host: HostState, path: str, size_bytes: int) -> SparseFile:
     where = filesystem(state, host, _above(path))
     if path in where.files:
         raise Denied(f"storage volume '{path}' exists already")
@@ -72,7 +89,7 @@ def remove(state: WorldState, host: HostState, path: str) -> None:
 
 
 def allocated_bytes(file: SparseFile) -> int:
-    """What the file takes on its file system."""
+    """What a file takes on its file system."""
     return len(file.pages) * PAGE
 
 
@@ -103,7 +120,10 @@ def write_page(state: WorldState, host: HostState, path: str, number: int, conte
 
 
 def _put(where: FileSystem, file: SparseFile, path: str, number: int, content: bytes) -> None:
-    if number not in file.pages:
+    if is_among_devices(path):
+        if number * PAGE >= file.size:
+            raise NoSpace(path)
+    elif number not in file.pages:
         if where.used_bytes + PAGE > where.size_bytes:
             raise NoSpace(path)
         where.used_bytes += PAGE

@@ -124,7 +124,7 @@ def snapshot_contents(
     text = record.instance.xml if record.instance else record.definition or ""
     contents = {}
     for described in documents.disks(text):
-        if described.source_type != "file" or not described.source:
+        if described.source_type not in ("file", "block") or not described.source:
             continue
         for path, image_format in overlays.layers(state, host, record, described.target):
             if image_format != "qcow2":

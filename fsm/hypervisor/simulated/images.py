@@ -15,6 +15,7 @@ from attrs import frozen
 
 from fsm.hypervisor.simulated import files
 from fsm.hypervisor.simulated.state import PAGE, Denied, HostState, Missing, NoSpace, SparseFile, WorldState
+from fsm.hypervisor.values import is_among_devices
 
 _MAGIC = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")
@@ -29,6 +30,7 @@ _TABLE_AT = _CLUSTER
 _TABLE_ROOM = 15 * _CLUSTER
 _L1_AT = 16 * _CLUSTER
 _REFCOUNTS_AT = 24 * _CLUSTER
+_REFCOUNT_BLOCK = 25 * _CLUSTER
 _DATA_AT = 32 * _CLUSTER
 _ROOM = 16 * 1024 * 1024
 _DEEPEST_CHAIN = 200
@@ -90,10 +92,28 @@ def create(
     """Create an empty qcow2 image, on ``backing`` (path, format) if given."""
     files.create(state, host, path)
     try:
-        _write_header(state, host, path, Header("qcow2", capacity_bytes, *(backing or (None, ""))))
+        put(state, host, path, capacity_bytes, backing)
     except NoSpace:
         files.remove(state, host, path)
         raise
+
+
+def put(
+    state: WorldState, host: HostState, path: str, capacity_bytes: int, backing: tuple[str, str] | None = None
+) -> None:
+    """Make an existing file, or a device, an empty qcow2 image."""
+    _write_header(state, host, path, Header("qcow2", capacity_bytes, *(backing or (None, ""))))
+    if is_among_devices(path):
+        _count(state, host, path, _DATA_AT + _room(capacity_bytes))
+
+
+def _count(state: WorldState, host: HostState, path: str, end: int) -> None:
+    """Write reference counts: all clusters before ``end`` are in use. Only a device needs them, as its end.
+
+    One block of counts is enough for 2 GiB.
+    """
+    files.write(state, host, path, _REFCOUNTS_AT, _REFCOUNT_BLOCK.to_bytes(8, "big"))
+    files.write(state, host, path, _REFCOUNT_BLOCK, b"\0\1" * (end // _CLUSTER))
 
 
 def _write_header(state: WorldState, host: HostState, path: str, described: Header, count: int = 0) -> None:
@@ -204,6 +224,8 @@ def take_snapshot(
         files.write_page(state, host, path, copy + block, file.pages[first + block])
     if vm_state:
         files.write(state, host, path, data_at + room, vm_state[:_CLUSTER])
+    if is_among_devices(path):
+        _count(state, host, path, data_at + room + _CLUSTER)
     entry = ImageSnapshot(str(identity), name, data_at, len(vm_state[:_CLUSTER]), taken_at)
     _write_table(state, host, path, (*table, entry))
 

@@ -17,7 +17,7 @@ def open_disks(state: WorldState, host: HostState, text: str) -> dict[str, LiveD
     return {
         disk.target: LiveDisk(disk.target, images.chain(state, host, disk.source, disk.format or "raw"))
         for disk in documents.disks(text)
-        if disk.source_type == "file" and disk.source
+        if disk.source_type in ("file", "block") and disk.source
     }
 
 

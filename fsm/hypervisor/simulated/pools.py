@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fsm.hypervisor.simulated import files, images
 from fsm.hypervisor.simulated.state import Denied, HostState, Missing, Pool, SparseFile, WorldState
-from fsm.hypervisor.values import FileFacts, Overlay, PoolState, Space
+from fsm.hypervisor.values import FileFacts, Overlay, PoolState, Space, is_among_devices
 
 
 def state_of(host: HostState, directory: str) -> PoolState:
@@ -61,15 +61,15 @@ def stat(state: WorldState, host: HostState, path: str) -> FileFacts | None:
     file = files.find(state, host, path)
     if file is None:
         return None
-    header = images.header(file)
+    header, on_device = images.header(file), is_among_devices(path)
     return FileFacts(
         path,
         file.size,
-        files.allocated_bytes(file),
+        file.size if on_device else files.allocated_bytes(file),
         header.capacity_bytes,
         header.format,
         header.backing,
-        str(file.writes),
+        "of its node" if on_device else str(file.writes),
     )
 
 
@@ -90,12 +90,14 @@ def space(state: WorldState, host: HostState, directory: str, paths: Sequence[st
 
 def create_sparse(state: WorldState, host: HostState, path: str, size_bytes: int) -> None:
     """Create a file that is one hole."""
+    files.expect_no_device(path)
     cover(state, host, path)
     files.create(state, host, path, size_bytes)
 
 
 def create_overlay(state: WorldState, host: HostState, overlay: Overlay, capacity_bytes: int) -> None:
     """Create an empty overlay."""
+    files.expect_no_device(overlay.path)
     cover(state, host, overlay.path)
     files.existing(state, host, overlay.base)
     images.create(state, host, overlay.path, capacity_bytes, (overlay.base, overlay.base_format))
@@ -108,6 +110,7 @@ def make_durable(state: WorldState, host: HostState, path: str) -> bool:
 
 def remove(state: WorldState, host: HostState, path: str) -> None:
     """Remove a file, if there is one."""
+    files.expect_no_device(path)
     try:
         cover(state, host, path)
     except Missing:
