@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from attrs import evolve
+from lxml import etree
 
-from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
+from fsm.lab import IMAGES, DiskSpec, GuestSpec, LabHost, SnapshotSpec, evidence
 from fsm.lab.guest import Guest, revert
 from tests.lab_rig import (
     LIBVIRT,
@@ -17,6 +19,8 @@ from tests.lab_rig import (
     Rig,
     by_nbd,
     check_kept,
+    disk_of,
+    failed,
     lab_in,
     look,
     watched,
@@ -95,20 +99,88 @@ def clear(host: LabHost, path: str) -> None:
 
 @pytest.mark.parametrize("merge", ["commit", "mirror"])
 def test_a_qcow2_image_moves_from_device_to_device(rig: Rig, merge: str) -> None:
-    source = here(rig, WEB.name)
+    source, path = here(rig, WEB.name), WEB.disks[0].image(WEB.name)
     destination = rig.other(source)
-    path = WEB.disks[0].image(WEB.name)
     if merge == "mirror":  # the last one came from there
         refused = rig.migrate(WEB.name, source, *options(rig, source, WEB, "--accept=device-content"))
         assert (refused.returncode, checks_named(refused)) == (REFUSED, {"device-shared"}), refused.stderr
         clear(destination, path)
         refused = rig.migrate(WEB.name, source, *options(rig, source, WEB))
         assert (refused.returncode, checks_named(refused)) == (REFUSED, {"device-content"}), refused.stderr
-    before = look(rig, source, WEB)
     accept = ["--accept=device-content"] if merge == "mirror" else []
-    with watched(rig, WEB) as watch:
-        done = rig.migrate(WEB.name, source, *options(rig, source, WEB, f"--merge={merge}", *accept))
-    assert done.returncode == COMMITTED, done.stderr + done.stdout
-    check_kept(rig, WEB, before, destination, watch.acks)
+    journey(rig, WEB, f"--merge={merge}", *accept)
     for snapshot in WEB.snapshots:
         revert(Guest(destination, WEB.name, WEB), snapshot.name)
+
+
+def journey(rig: Rig, spec: GuestSpec, *more: str) -> None:
+    """A migration that must be committed, and keep everything."""
+    source = here(rig, spec.name)
+    destination = rig.other(source)
+    before = look(rig, source, spec)
+    with watched(rig, spec) as watch:
+        done = rig.migrate(spec.name, source, *options(rig, source, spec, *more))
+    assert done.returncode == COMMITTED, done.stderr + done.stdout
+    check_kept(rig, spec, before, destination, watch.acks)
+
+
+@pytest.mark.parametrize("merge", ["commit", "mirror"])
+def test_what_is_rolled_back_leaves_the_device(rig: Rig, merge: str) -> None:
+    source = here(rig, WEB.name)
+    destination = rig.other(source)
+    path = WEB.disks[0].image(WEB.name)
+    clear(destination, path)
+    before = look(rig, source, WEB)
+    words = options(rig, source, WEB, f"--merge={merge}", "--accept=device-content", "--bandwidth=16")
+    with watched(rig, WEB) as watch, rig.migrating(WEB.name, source, *words) as running:
+        assert running.until(lambda event: event.get("phase") == "memory"), running.errors.read_text()
+        destination.kill_qemu(WEB.name)
+        code, result = running.finish()
+    assert code == ROLLED_BACK, f"{running.errors.read_text()} {result}"
+    check_kept(rig, WEB, before, source, watch.acks)
+    assert f"{path}, a block device, which holds" in str(result["left_behind"])
+    # The link is there, and what was copied: nobody takes that for an empty device.
+    again = rig.migrate(WEB.name, source, *options(rig, source, WEB))
+    assert (again.returncode, checks_named(again)) == (REFUSED, {"device-shared"}), again.stderr
+
+
+def test_a_raw_disk_and_a_device_in_use(rig: Rig) -> None:
+    rig.lab.define_guest(rig.alpha, RAW)
+    journey(rig, RAW)
+    other = evolve(RAW, name="other", disks=(evolve(RAW.disks[0], path=f"{VOLUMES}/raw"),), state="shut off")
+    clear(rig.alpha, RAW.disks[0].image(RAW.name))
+    rig.lab.define_guest(rig.alpha, other)
+    try:
+        refused = rig.migrate(RAW.name, rig.beta, *options(rig, rig.beta, RAW))
+        assert (refused.returncode, checks_named(refused)) == (REFUSED, {"device-in-use"}), refused.stderr
+        assert "domain other uses it" in refused.stderr
+    finally:
+        rig.alpha.virsh("undefine", "--domain", other.name)
+
+
+@pytest.mark.parametrize("merge", ["commit", "mirror"])
+def test_to_a_file_and_from_there_to_a_larger_device(rig: Rig, merge: str) -> None:
+    for kind, place in (("file", f"{IMAGES}/web-{merge}"), ("block", f"{VOLUMES}/spare")):
+        source = here(rig, WEB.name)
+        destination = rig.other(source)
+        if kind == "block":
+            clear(destination, place)
+        disk = evolve(WEB.disks[0], path=place)
+        before = look(rig, source, evolve(WEB, disks=(at(source),)))
+        words = [*by_nbd(rig, source), f"--overlay-directory={OVERLAYS}", f"--disk-map=vda={place}"]
+        done = rig.migrate(WEB.name, source, *words, f"--merge={merge}", "--accept=device-content")
+        assert done.returncode == COMMITTED, done.stderr + done.stdout
+        xml = etree.fromstring(destination.virsh("dumpxml", "--domain", WEB.name, "--inactive"))
+        assert disk_of(xml, "vda").get("type") == kind
+        after = evidence.collect(destination, evolve(WEB, disks=(disk,)))
+        assert failed(evidence.compare(before.evidence, after)) == []
+        for snapshot in WEB.snapshots:
+            revert(Guest(destination, WEB.name, WEB), snapshot.name)
+
+
+def at(host: LabHost) -> DiskSpec:
+    """The guest's disk where it is now."""
+    xml = etree.fromstring(host.virsh("dumpxml", "--domain", WEB.name))
+    source = disk_of(xml, "vda").find("source")
+    assert source is not None
+    return evolve(WEB.disks[0], path=source.get("dev") or source.get("file"))

@@ -8,6 +8,7 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,3 +112,15 @@ def test_a_marker_that_lacks_something_says_so(change: tuple[str, str], problem:
     assert marker.overlays == ()
     # Whatever it says, it can be removed.
     assert markers.read(markers.unmarked(text)) is None
+
+
+def test_who_knows_no_devices_does_not_take_a_marker_that_tells_of_one() -> None:
+    """He would remove the destination's device, or its name, as a copy of his own."""
+    overlay = Overlay("vda", "/srv/o", "/dev/vg/web", "qcow2", on_device=True, arrives_on_device=True)
+    base = Base("/dev/vg/web", "qcow2", 1 << 20, 1 << 20, 1 << 20, on_device=True)
+    marker = Marker("0123456789ab", "owner", overlays=(overlay,), bases=(base,))
+    text = markers.marked(DOMAIN, marker)
+    assert markers.read(text) == marker
+    assert 'format="3"' in text
+    plain = evolve(marker, overlays=(Overlay("vda", "/srv/o", "/srv/web", "qcow2"),), bases=())
+    assert 'format="1"' in markers.marked(DOMAIN, plain)

@@ -22,7 +22,7 @@ from fsm.errors import HostError, ImageCorrupt
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.values import DiskFacts, FileFacts, Overlay
-from fsm.images.image_end import image_end
+from fsm.images.image_end import end_in_file, image_end
 
 CONTENT = "device-content"
 """The finding by which a user takes on himself that a device is overwritten."""
@@ -186,9 +186,10 @@ class OnDevices:
     ) -> None:
         uri = self._request.shown_uri(side)
         try:
-            end_bytes = base.size_bytes  # of a file, which may be longer than what is used of it
             if overlay.on_device:
                 end_bytes = await image_end(self.source.storage, overlay.base)
+            else:
+                end_bytes = await end_in_file(self.source.storage, overlay.base, base.size_bytes)
         except ImageCorrupt as error:
             raise HostError(str(error), host=self.source.uri, call="image-end") from error
         left_bytes = size_bytes - end_bytes

@@ -22,7 +22,7 @@ from fsm.errors import FsmError, HostError, ImageCorrupt
 from fsm.hypervisor.port import Host, Watch
 from fsm.hypervisor.uris import safe_text
 from fsm.hypervisor.values import Overlay, Space
-from fsm.images.image_end import image_end
+from fsm.images.image_end import end_in_file, image_end
 from fsm.machine.observation import Merge
 
 # The net below the thresholds; each look makes libvirt read the whole directory.
@@ -148,10 +148,13 @@ class SpaceWatch:
     async def _left_bytes(self, side: Side, own: Overlay, one: Overlay) -> int:
         """What the base, which stands still, leaves of its device, or its copy of that one."""
         device = await (await self.context.host(side)).storage.stat(one.base)
+        storage = (await self.context.host(Side.SOURCE)).storage
         try:
-            end_bytes = self.context.history.bases.of(own.base).size_bytes
             if own.on_device:
-                end_bytes = await image_end((await self.context.host(Side.SOURCE)).storage, own.base)
+                end_bytes = await image_end(storage, own.base)
+            else:
+                recorded = self.context.history.bases.of(own.base)
+                end_bytes = await end_in_file(storage, own.base, recorded.size_bytes)
         except ImageCorrupt as error:
             raise HostError(str(error), host=self.context.request.shown_uri(Side.SOURCE)) from error
         return (device.size_bytes if device is not None else 0) - end_bytes

@@ -34,6 +34,14 @@ async def image_end(storage: Storage, path: str) -> int:
     raise ImageCorrupt(f"{path} has no cluster in use")
 
 
+async def end_in_file(storage: Storage, path: str, size_bytes: int) -> int:
+    """The same of an image in a file of that length, which is not exceeded where the counts tell nothing."""
+    try:
+        return min(size_bytes, await image_end(storage, path))
+    except ImageCorrupt:
+        return size_bytes
+
+
 def _last_in_use(block: bytes, header: Header) -> int | None:
     """The index of the last count that is not zero, within one block of them."""
     used = block.rstrip(b"\0")

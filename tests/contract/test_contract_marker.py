@@ -96,7 +96,7 @@ async def test_an_empty_element_that_was_there_stays(rig: Rig) -> None:
 
 
 async def test_a_marker_of_another_version_is_seen_for_what_it_is(rig: Rig) -> None:
-    later = f'<fsm:migration xmlns:fsm="{markers.NAMESPACE}" format="3" id="{FULL.migration}"/>'
+    later = f'<fsm:migration xmlns:fsm="{markers.NAMESPACE}" format="4" id="{FULL.migration}"/>'
     uuid = rig.domain("web", metadata=later)
     marker = (await facts_of(await rig.host(rig.source), uuid)).marker
     assert marker is not None
