@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from attrs import evolve
 
-from fsm.engine import copying, devices, direct
+from fsm.engine import copying, device_checks, devices, direct, space
 from fsm.engine.context import Context
 from fsm.engine.devices import Device
 from fsm.engine.plan import Direct, MergeChoice
@@ -33,7 +33,7 @@ from tests.simulation import (
 )
 
 MIB = 1 << 20
-SIZE_BYTES = 128 * MIB
+SIZE_BYTES = 192 * MIB
 VOLUMES = {target: f"/dev/vg/web-{target}" for target in ("vda", "vdb")}
 SCRATCH = "/srv/scratch"
 MERGES = [MergeChoice.COMMIT, MergeChoice.MIRROR]
@@ -305,7 +305,7 @@ async def test_a_raw_device_must_have_its_very_size(told: Told) -> None:
 
 
 async def test_a_commit_must_fit_onto_both_devices(told: Told) -> None:
-    simulation = on_devices(told, size_bytes=80 * MIB)
+    simulation = on_devices(told, size_bytes=128 * MIB)
     result = await simulation.migrate(**PLAIN)
     assert result.state == "refused"
     assert {(one.check, one.host) for one in result.findings} == {
@@ -330,3 +330,44 @@ async def test_streams_write_to_no_device() -> None:
     simulation = await simulate()
     with pytest.raises(BadInput, match="--transport nbd alone"):
         await simulation.migrate(disk_map=NAMED)
+
+
+async def test_a_commit_that_would_come_to_the_devices_end_waits_for_a_larger_one(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has it made larger loses nothing."""
+    simulation = on_devices(told, size_bytes=67 * MIB)  # its image takes all but 768 KiB of it
+    for name in ("OVERLAY_LEAST_BYTES", "MARGIN_LEAST_BYTES"):
+        monkeypatch.setattr(space, name, 0)
+    monkeypatch.setattr(device_checks, "MARGIN_LEAST_BYTES", 0)
+    world, uuid = simulation.world, simulation.uuid
+
+    def write_much() -> None:
+        for block in range(400):
+            world.guest_write(uuid, "vda", 500 + block, b"much")
+
+    world.at_moment(uuid, Moment.MEMORY, write_much)
+    handle = await simulation.start(merge=MergeChoice.COMMIT, **PLAIN)
+    result = await handle.wait()
+    assert result.state == "stuck"
+    assert f"the device {VOLUMES['vda']} has 0 MiB behind its image" in result.cause
+    assert "lvextend" in result.remedy
+    with world.changing() as state:
+        for uri in (SOURCE, DESTINATION):
+            files.existing(state, state.hosts[uri], VOLUMES["vda"]).size = SIZE_BYTES
+    await simulation.engine.ask(result.migration, "retry")
+    result = await (await simulation.engine.resume(result.migration)).wait()
+    assert result.state in ("rolled-back", "committed"), result.cause
+    await check_end(simulation, result)
+
+
+async def test_a_base_on_a_device_with_something_below_it(told: Told) -> None:
+    simulation = on_devices(told)
+    world = simulation.world
+    template = f"{IMAGES}/template.raw"
+    world.put_file(SOURCE, template, b"below", size_bytes=8 * MIB)
+    world.add_device(SOURCE, "/dev/vg/other", SIZE_BYTES)
+    disk = SimulatedDisk("vda", "/dev/vg/other", backing=(template, "raw"))
+    world.add_domain(SOURCE, "other", [disk])
+    result = await simulation.migrate(**{**PLAIN, "domain": "other", "disk_map": (NAMED[0],)})
+    assert (result.state, {one.check for one in result.findings}) == ("refused", {"backing-file"})

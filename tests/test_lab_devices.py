@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -124,6 +125,7 @@ def journey(rig: Rig, spec: GuestSpec, *more: str) -> None:
     check_kept(rig, spec, before, destination, watch.acks)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("merge", ["commit", "mirror"])
 def test_what_is_rolled_back_leaves_the_device(rig: Rig, merge: str) -> None:
     source = here(rig, WEB.name)
@@ -144,6 +146,7 @@ def test_what_is_rolled_back_leaves_the_device(rig: Rig, merge: str) -> None:
     assert (again.returncode, checks_named(again)) == (REFUSED, {"device-shared"}), again.stderr
 
 
+@pytest.mark.long
 def test_a_raw_disk_and_a_device_in_use(rig: Rig) -> None:
     rig.lab.define_guest(rig.alpha, RAW)
     journey(rig, RAW)
@@ -158,6 +161,7 @@ def test_a_raw_disk_and_a_device_in_use(rig: Rig) -> None:
         rig.alpha.virsh("undefine", "--domain", other.name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("merge", ["commit", "mirror"])
 def test_to_a_file_and_from_there_to_a_larger_device(rig: Rig, merge: str) -> None:
     for kind, place in (("file", f"{IMAGES}/web-{merge}"), ("block", f"{VOLUMES}/spare")):
@@ -184,3 +188,24 @@ def at(host: LabHost) -> DiskSpec:
     source = disk_of(xml, "vda").find("source")
     assert source is not None
     return evolve(WEB.disks[0], path=source.get("dev") or source.get("file"))
+
+
+@pytest.mark.long
+def test_a_killed_engine_is_resumed(rig: Rig) -> None:
+    """Whoever takes over compares the device, and sends what it lacks."""
+    source = here(rig, WEB.name)
+    destination = rig.other(source)
+    disk = at(source)
+    place = f"{VOLUMES}/spare"
+    clear(destination, place)
+    spec = evolve(WEB, disks=(disk,))
+    before = look(rig, source, spec)
+    words = [*by_nbd(rig, source), f"--overlay-directory={OVERLAYS}", f"--disk-map=vda={place}"]
+    with rig.migrating(WEB.name, source, *words, "--accept=device-content", "--bandwidth=32") as running:
+        assert running.until(lambda event: event.get("phase") == "base copy"), running.errors.read_text()
+        running.send(signal.SIGKILL)
+        running.finish()
+    done = rig.fsm("resume", *rig.unfinished())
+    assert done.returncode == COMMITTED, done.stderr + done.stdout
+    after = evidence.collect(destination, evolve(WEB, disks=(evolve(disk, path=place),)))
+    assert failed(evidence.compare(before.evidence, after)) == []

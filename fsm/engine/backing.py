@@ -70,6 +70,9 @@ class Backed:
                 return
             if backing is None:
                 break
+            if overlay.on_device:
+                self._against(f"{path} is a block device with a backing file, which can't be moved yet")
+                return
             below = await self._below(path, backing, len(chain))
             if below is None:
                 return

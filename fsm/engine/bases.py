@@ -21,7 +21,9 @@ async def base_of(source: Host, overlay: Overlay) -> Base:
         raise ActionFailed("save-bases", f"{source.uri} has lost the base {overlay.base}", retryable=False)
     facts = facts.used_as(overlay.base_format)
     sizes = (facts.size_bytes, facts.allocated_bytes, facts.capacity_bytes)
-    growable = await is_growable(source.storage, facts)
+    # A raw disk on a device is as large as that is.
+    fixed = overlay.on_device and overlay.base_format == "raw"
+    growable = not fixed and await is_growable(source.storage, facts)
     # The time on a device's node tells nothing about what is written to the device.
     mark = "" if overlay.on_device else facts.modified
     base = Base(overlay.base, overlay.base_format, *sizes, growable, mark)

@@ -69,7 +69,12 @@ async def _full(host: Host, overlay: Overlay, *, refused: bool) -> Cause | None:
     above, below = directory_of(overlay.path), directory_of(overlay.base)
     seen = {above: await host.storage.space(above, (overlay.path,))}
     held_bytes = sum(file.allocated_bytes for file in seen[above].files)
-    if below != above:
+    if overlay.on_device:
+        # Whether it is full is seen before a commit; see ``fsm.engine.commit_space``.
+        if refused and seen[above].free_bytes >= FULL_BYTES:
+            what = f"there is no space on {overlay.base}, or on what it lies on (a thin pool)"
+            return Cause(what, f"make it larger on {host.uri}, for example by lvextend")
+    elif below != above:
         seen[below] = await host.storage.space(below, ())
     directory = min(seen, key=lambda one: seen[one].free_bytes)
     free_bytes = seen[directory].free_bytes

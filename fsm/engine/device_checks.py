@@ -17,7 +17,7 @@ from fsm.engine.devices import Device
 from fsm.engine.direct import shell
 from fsm.engine.elsewhere import is_mapped
 from fsm.engine.plan import Direct, Request, Side
-from fsm.engine.space import held_bytes
+from fsm.engine.space import MARGIN_LEAST_BYTES, held_bytes
 from fsm.errors import HostError, ImageCorrupt
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.shell import Shell
@@ -193,10 +193,8 @@ class OnDevices:
         except ImageCorrupt as error:
             raise HostError(str(error), host=self.source.uri, call="image-end") from error
         left_bytes = size_bytes - end_bytes
-        if (need_bytes := held_bytes(base)) > left_bytes:
-            what = (
-                f"{left_bytes // MIB} MiB behind the image; its commit may need {-(-need_bytes // MIB)} MiB"
-            )
+        if (need_bytes := held_bytes(base) + MARGIN_LEAST_BYTES) > left_bytes:
+            what = f"{left_bytes // MIB} MiB behind the image; a commit may need {-(-need_bytes // MIB)} MiB"
             message = f"disk {overlay.target}: the device {path} has {what}"
             missing_mib = -(-(need_bytes - left_bytes) // MIB)
             remedy = f"make it {missing_mib} MiB larger, for example lvextend"

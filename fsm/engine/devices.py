@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from fsm.hypervisor.shell import ANSWER_S, Shell
+from fsm.images.scripts import watched
 
 SLOWEST_BYTES_PER_S = 10 << 20
 """What a device is expected to be read at, at the least."""
@@ -71,8 +72,11 @@ async def numbers(shell: Shell, paths: Sequence[str]) -> dict[str, str]:
 async def holds_data(shell: Shell, device: Device, size_bytes: int) -> bool:
     """Whether its first ``size_bytes`` bytes, which are read, hold more than zeros. Raises ``HostError``."""
     words = ["cmp", "--quiet", f"--bytes={size_bytes}", "--", device.path, "/dev/zero"]
-    script = f"{shlex.join(words)}; case $? in 0) echo zeros;; 1) echo data;; *) exit 1;; esac"
-    return await shell.ask(script, ANSWER_S + size_bytes / SLOWEST_BYTES_PER_S) != "zeros"
+    script = f"""\
+{shlex.join(words)} & job=$!
+wait "$job"
+case $? in 0) echo zeros;; 1) echo data;; *) exit 1;; esac"""
+    return await shell.ask(watched(script), ANSWER_S + size_bytes / SLOWEST_BYTES_PER_S) != "zeros"
 
 
 async def named(shell: Shell, path: str) -> str:

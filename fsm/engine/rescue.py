@@ -55,8 +55,10 @@ async def _home(context: Context) -> tuple[Side, Domain]:
 
 
 async def _save(context: Context, side: Side, host: Host, overlay: Overlay, name: str) -> str:
-    await _expect_space(host, overlay)
-    path = await _free_path(host.storage, overlay.base, name)
+    # Beside a device there is no room for files.
+    beside = overlay.path if overlay.on_device else overlay.base
+    await _expect_space(host, overlay, beside)
+    path = await _free_path(host.storage, beside, name)
 
     def tell(data_bytes: int, _hole_bytes: int) -> None:
         context.progress("rescue", data_bytes, 0)
@@ -66,8 +68,8 @@ async def _save(context: Context, side: Side, host: Host, overlay: Overlay, name
     return path
 
 
-async def _expect_space(host: Host, overlay: Overlay) -> None:
-    directory = overlay.base.rpartition("/")[0] or "/"
+async def _expect_space(host: Host, overlay: Overlay, beside: str) -> None:
+    directory = beside.rpartition("/")[0] or "/"
     found = [await host.storage.stat(path) for path in (overlay.base, overlay.path)]
     need_bytes = sum(facts.allocated_bytes for facts in found if facts) + RESERVE_BYTES
     free_bytes = await host.storage.free_bytes(directory)
@@ -81,11 +83,11 @@ async def _expect_space(host: Host, overlay: Overlay) -> None:
         )
 
 
-async def _free_path(storage: Storage, base: str, name: str) -> str:
-    """A path beside the base that nobody uses; an earlier try may have left an image without recording it."""
+async def _free_path(storage: Storage, beside: str, name: str) -> str:
+    """A path beside another one that nobody uses; an earlier try may have left an image without a record."""
     slug = quote(name, safe="")[:_NAME_LETTERS]
     for number in range(1, MOST_NAMES):
-        path = f"{base}.rescued-{slug}" + (f".{number}" if number > 1 else "")
+        path = f"{beside}.rescued-{slug}" + (f".{number}" if number > 1 else "")
         if await storage.stat(path) is None:
             return path
-    raise ActionFailed(ACTIVITY, f"there are {MOST_NAMES} images beside {base} already", retryable=False)
+    raise ActionFailed(ACTIVITY, f"there are {MOST_NAMES} images beside {beside} already", retryable=False)

@@ -111,8 +111,7 @@ class SpaceWatch:
         ]
         if found := space.shortage(source.uri, demands, margin_bytes):
             return found
-        # Nobody but the overlay takes a device's room: what preflight keeps is margin enough at rest.
-        if found := await self._device_short(held, margin_bytes - space.MARGIN_LEAST_BYTES):
+        if found := await self._device_short(held, margin_bytes):
             return found
         if not self.context.history.transfer_begun:
             await self._arm(source, demands, here, margin_bytes)
