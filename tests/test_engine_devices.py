@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from attrs import evolve
@@ -11,6 +12,7 @@ from attrs import evolve
 from fsm.engine import copying, device_checks, devices, direct, space
 from fsm.engine.context import Context
 from fsm.engine.devices import Device
+from fsm.engine.engine import Engine
 from fsm.engine.plan import Direct, MergeChoice
 from fsm.errors import BadInput
 from fsm.hypervisor import domain_xml
@@ -18,6 +20,8 @@ from fsm.hypervisor.port import RangeWriter
 from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.simulated import Moment, SimulatedDisk, SimulatedWorld, domains, files, snapshots
 from fsm.hypervisor.values import Base, is_among_devices
+from fsm.journal.records import Record
+from fsm.journal.sql import SqlJournal
 from fsm.machine.observation import DomainState
 from tests.simulation import (
     DESTINATION,
@@ -29,6 +33,7 @@ from tests.simulation import (
     Simulation,
     check_end,
     fresh_journal,
+    in_loop,
     simulate,
 )
 
@@ -371,3 +376,37 @@ async def test_a_base_on_a_device_with_something_below_it(told: Told) -> None:
     world.add_domain(SOURCE, "other", [disk])
     result = await simulation.migrate(**{**PLAIN, "domain": "other", "disk_map": (NAMED[0],)})
     assert (result.state, {one.check for one in result.findings}) == ("refused", {"backing-file"})
+
+
+def lose(journal: SqlJournal) -> None:
+    Path(journal.location.partition(":")[2]).unlink()
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("count", range(4, 36, 2))
+async def test_a_lost_journal_loses_nothing_on_a_device(told: Told, merge: MergeChoice, count: int) -> None:
+    """The domain's marker tells that its images lie on devices; whoever adopts it removes none of them."""
+    simulation = on_devices(told)
+    world, died = simulation.world, asyncio.Event()
+
+    def on_record(record: Record) -> None:
+        simulation.write()
+        if record.sequence >= count:
+            died.set()
+
+    request = simulation.request(merge=merge, **PLAIN)
+    handle = await simulation.engine.start(request, on_record=on_record)
+    ends = [asyncio.ensure_future(wait) for wait in (died.wait(), handle.wait())]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    await handle.detach()
+    await simulation.engine.close()
+    lose(simulation.journal)
+    world.tick(1000)
+    engine = Engine(fresh_journal(), world, clock=world.clock, deliver=in_loop)
+    examined = await engine.examine((SOURCE, DESTINATION))
+    waiting = [case for host in examined for case in host.cases if case.waits]
+    if waiting:
+        result = await (await engine.adopt(waiting[0], examined)).wait()
+        assert result.state in ("committed", "rolled-back"), result
+        await check_end(simulation, result)
+    assert changed_devices(simulation) == []

@@ -12,6 +12,8 @@ import pytest
 from attrs import evolve
 from lxml import etree
 
+from fsm.engine import devices
+from fsm.hypervisor.shell import Shell
 from fsm.lab import IMAGES, DiskSpec, GuestSpec, LabHost, SnapshotSpec, evidence
 from fsm.lab.guest import Guest, revert
 from tests.lab_rig import (
@@ -112,6 +114,37 @@ def test_a_qcow2_image_moves_from_device_to_device(rig: Rig, merge: str) -> None
     journey(rig, WEB, f"--merge={merge}", *accept)
     for snapshot in WEB.snapshots:
         revert(Guest(destination, WEB.name, WEB), snapshot.name)
+
+
+async def test_a_shell_tells_what_a_device_is_used_for(rig: Rig) -> None:
+    path = f"{VOLUMES}/spare"
+    shell = Shell(rig.alpha.uri, rig.alpha.enter)
+    device = await devices.device_at(shell, path)
+    assert device is not None
+    assert (device.size_bytes, device.busy) == (SIZES_MIB["spare"] << 20, ())
+    node = rig.alpha.run(["readlink", path]).strip()
+    assert await devices.numbers(shell, [IMAGES, path, "/none", node]) == dict.fromkeys(
+        (path, node), device.number
+    )
+    assert await devices.device_at(shell, IMAGES) is None
+    assert await devices.device_at(shell, "/none") is None
+    assert not await devices.holds_data(shell, device, device.size_bytes)
+    written = await devices.writes(shell, path)
+    assert await devices.writes(shell, path) == written
+    rig.alpha.run(["mkfs.ext4", "-q", path])
+    assert await devices.writes(shell, path) != written
+    assert await devices.holds_data(shell, device, device.size_bytes)
+    rig.alpha.run(["mkdir", "-p", f"{VOLUMES}.mounted"])
+    rig.alpha.run(["mount", path, f"{VOLUMES}.mounted"])
+    try:
+        mounted = await devices.device_at(shell, path)
+        assert mounted is not None
+        assert mounted.busy == (f"it is mounted at {VOLUMES}.mounted",)
+    finally:
+        rig.alpha.run(["umount", path])
+    # As an operator does with a volume that is to be used anew.
+    rig.alpha.run(["blkdiscard", "--zeroout", node])
+    assert not await devices.holds_data(shell, device, device.size_bytes)
 
 
 def journey(rig: Rig, spec: GuestSpec, *more: str) -> None:
