@@ -78,7 +78,7 @@ class Told:
     async def numbers(self, _shell: Shell, paths: Sequence[str]) -> dict[str, str]:
         return {path: path for path in paths if is_among_devices(path)}
 
-    async def holds_data(self, shell: Shell, device: Device, _size_bytes: int) -> bool:
+    async def holds_data(self, shell: Shell, device: Device) -> bool:
         state = self.world.state
         return any(files.existing(state, state.hosts[shell.uri], device.path).pages.values())
 
@@ -246,6 +246,17 @@ def full_of_data(simulation: Simulation, _told: Told) -> None:
         files.write(state, state.hosts[DESTINATION], VOLUMES["vda"], 64 * MIB, b"data")
 
 
+def volume_of_a_pool(simulation: Simulation, _told: Told) -> None:
+    """Another domain has a disk of which only its pool knows where it is."""
+    uuid = simulation.world.add_domain(DESTINATION, "other", [SimulatedDisk("vda", written=())])
+    with simulation.world.changing() as state:
+        record = state.hosts[DESTINATION].domains[uuid]
+        record.instance = None
+        path = f"{IMAGES}/other-vda.qcow2"
+        text = (record.definition or "").replace(f'file="{path}"', 'pool="thin" volume="one"')
+        record.definition = text.replace('type="file" device', 'type="volume" device')
+
+
 def untouched(_simulation: Simulation, _told: Told) -> None:
     pass
 
@@ -259,6 +270,7 @@ def untouched(_simulation: Simulation, _told: Told) -> None:
         (same_as_the_sources, {}, "device-shared"),
         (used_by_another, {}, "device-in-use"),
         (full_of_data, {}, "device-content"),
+        (volume_of_a_pool, {}, "device-users"),
         (untouched, {"direct": None, "disk_map": ()}, "transport"),
         (untouched, {"overlay_directory": ""}, "overlay-directory"),
         (untouched, {"overlay_directory": "/dev/vg"}, "overlay-directory"),
@@ -269,12 +281,13 @@ def untouched(_simulation: Simulation, _told: Told) -> None:
     ],
 )
 async def test_each_refusal(told: Told, change: Change, options: dict[str, object], check: str) -> None:
-    """Nothing but a device's content is anybody's to accept."""
+    """Nothing but a device's content, and what can't be told of its users, is anybody's to accept."""
     simulation = on_devices(told)
     change(simulation, told)
     world = simulation.world
     before = hash(world.file_bytes(DESTINATION, VOLUMES["vda"]))
-    for accept in ((), () if check == "device-content" else (check,)):
+    acceptable = check in ("device-content", "device-users")
+    for accept in ((), () if acceptable else (check,)):
         result = await simulation.migrate(**{**PLAIN, **options, "accept": accept})
         assert (result.state, {finding.check for finding in result.findings}) == ("refused", {check})
     assert hash(world.file_bytes(DESTINATION, VOLUMES["vda"])) == before
@@ -317,6 +330,17 @@ async def test_a_commit_must_fit_onto_both_devices(told: Told) -> None:
         ("device-space", uri) for uri in (SOURCE, DESTINATION)
     }
     assert "MiB larger" in result.findings[0].remedy
+
+
+async def test_the_destinations_overlay_never_lies_beside_a_device(told: Told) -> None:
+    """Also where it lies beside the base, which is a file, at the source."""
+    simulation = await simulate()
+    told.world = simulation.world
+    for path in VOLUMES.values():
+        simulation.world.add_device(DESTINATION, path, SIZE_BYTES)
+    result = await simulation.migrate(**{**PLAIN, "overlay_directory": IMAGES})
+    assert (result.state, result.cause) == ("committed", "")
+    await expect_kinds(simulation, "block", VOLUMES)
 
 
 @pytest.mark.parametrize("path", ["/dev/sdb", "/dev/dm-3"])

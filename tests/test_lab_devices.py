@@ -128,12 +128,12 @@ async def test_a_shell_tells_what_a_device_is_used_for(rig: Rig) -> None:
     )
     assert await devices.device_at(shell, IMAGES) is None
     assert await devices.device_at(shell, "/none") is None
-    assert not await devices.holds_data(shell, device, device.size_bytes)
+    assert not await devices.holds_data(shell, device)
     written = await devices.writes(shell, path)
     assert await devices.writes(shell, path) == written
     rig.alpha.run(["mkfs.ext4", "-q", path])
     assert await devices.writes(shell, path) != written
-    assert await devices.holds_data(shell, device, device.size_bytes)
+    assert await devices.holds_data(shell, device)
     rig.alpha.run(["mkdir", "-p", f"{VOLUMES}.mounted"])
     rig.alpha.run(["mount", path, f"{VOLUMES}.mounted"])
     try:
@@ -144,7 +144,7 @@ async def test_a_shell_tells_what_a_device_is_used_for(rig: Rig) -> None:
         rig.alpha.run(["umount", path])
     # As an operator does with a volume that is to be used anew.
     rig.alpha.run(["blkdiscard", "--zeroout", node])
-    assert not await devices.holds_data(shell, device, device.size_bytes)
+    assert not await devices.holds_data(shell, device)
 
 
 def journey(rig: Rig, spec: GuestSpec, *more: str) -> None:

@@ -116,7 +116,7 @@ class OnDevices:
             self._refuse(overlay, device.path, "device-in-use", why, "use another one, or free it")
         await self._expect_no_user(way, overlay, device)
         if self.settled:
-            await self._expect_other_content(way, overlay, device, base)
+            await self._expect_other_content(way, overlay, device)
 
     async def _expect_no_user(self, way: Shell, overlay: Overlay, device: Device) -> None:
         """No domain of the destination has it, under whatever name."""
@@ -124,7 +124,13 @@ class OnDevices:
         for uuid in await self.destination.domains():
             facts = await self.destination.domain(uuid)
             for disk in facts.disks if facts is not None else ():
-                users |= dict.fromkeys(await self._paths(disk), facts.name if facts is not None else "")
+                name = facts.name if facts is not None else uuid
+                try:
+                    users |= dict.fromkeys(await self._paths(disk), name)
+                except HostError as error:
+                    why = f"domain {name} has volume {disk.source}, which may lie on it: {error.message}"
+                    remedy = "virsh vol-path tells where that is; if elsewhere: --accept device-users"
+                    self._find(overlay, device.path, "device-users", why, remedy)
         for path, number in (await devices.numbers(way, list(users))).items():
             if number == device.number:
                 why = f"domain {users[path]} uses it, as {path}"
@@ -137,9 +143,7 @@ class OnDevices:
         pool, _, name = disk.source.partition("/")
         return [f"{await self.destination.storage.pool_directory(pool)}/{name}"]
 
-    async def _expect_other_content(
-        self, way: Shell, overlay: Overlay, device: Device, base: FileFacts
-    ) -> None:
+    async def _expect_other_content(self, way: Shell, overlay: Overlay, device: Device) -> None:
         """It is not the source's own device, and holds nothing that nobody has given up."""
         here = None
         if overlay.on_device:
@@ -152,7 +156,7 @@ class OnDevices:
             self._refuse(overlay, device.path, "device-shared", _SAME, "name a device of its own")
             return
         taken_on = CONTENT in self._request.accept
-        if not taken_on and not await devices.holds_data(way, device, base.size_bytes):
+        if not taken_on and not await devices.holds_data(way, device):
             return
         if "" in identities and here is not None:
             heads = [

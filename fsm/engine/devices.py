@@ -69,14 +69,14 @@ async def numbers(shell: Shell, paths: Sequence[str]) -> dict[str, str]:
     return {path: line for path, line in zip(paths, told, strict=False) if line}
 
 
-async def holds_data(shell: Shell, device: Device, size_bytes: int) -> bool:
-    """Whether its first ``size_bytes`` bytes, which are read, hold more than zeros. Raises ``HostError``."""
-    words = ["cmp", "--quiet", f"--bytes={size_bytes}", "--", device.path, "/dev/zero"]
+async def holds_data(shell: Shell, device: Device) -> bool:
+    """Whether it holds more than zeros, as far as it goes: all of it is read. Raises ``HostError``."""
+    words = ["cmp", "--quiet", f"--bytes={device.size_bytes}", "--", device.path, "/dev/zero"]
     script = f"""\
 {shlex.join(words)} & job=$!
 wait "$job"
 case $? in 0) echo zeros;; 1) echo data;; *) exit 1;; esac"""
-    return await shell.ask(watched(script), ANSWER_S + size_bytes / SLOWEST_BYTES_PER_S) != "zeros"
+    return await shell.ask(watched(script), ANSWER_S + device.size_bytes / SLOWEST_BYTES_PER_S) != "zeros"
 
 
 async def named(shell: Shell, path: str) -> str:

@@ -123,7 +123,7 @@ class Overlay:
     def arrived(self) -> Overlay:
         """The destination's overlay of the same disk. Where both hosts may see it, it is another file."""
         base = self.destination_base or self.base
-        beside = posixpath.dirname(self.path) == posixpath.dirname(self.base)
+        beside = posixpath.dirname(self.path) == posixpath.dirname(self.base) and not self.arrives_on_device
         path = base + self.path.removeprefix(self.base) if beside and self.destination_base else self.path
         if self.shared or not beside:
             path = f"{path}.arrived"
