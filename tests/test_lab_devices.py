@@ -16,20 +16,20 @@ from fsm.engine import devices
 from fsm.hypervisor.shell import Shell
 from fsm.lab import IMAGES, DiskSpec, GuestSpec, LabHost, SnapshotSpec, evidence
 from fsm.lab.guest import Guest, revert
+from tests.lab_definitions import disk_of
 from tests.lab_rig import (
     LIBVIRT,
     NEEDS_LAB,
     Rig,
     by_nbd,
     check_kept,
-    disk_of,
     failed,
-    lab_in,
     look,
     watched,
 )
 
 pytestmark = NEEDS_LAB
+pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
 VOLUMES = f"{LIBVIRT}/volumes"
@@ -61,15 +61,15 @@ def volume(host: LabHost, name: str, size_mib: int) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("labs")
-    with lab_in(directory) as lab, ExitStack() as stack:
-        for host in lab.hosts:
+def rig(rig: Rig) -> Iterator[Rig]:
+    """The hosts have their volumes, of the same names, and the guest lies on the first one's."""
+    with ExitStack() as stack:
+        for host in rig.lab.hosts:
             for name, size_mib in SIZES_MIB.items():
                 stack.enter_context(volume(host, name, size_mib))
-        stack.callback(end_guests, lab.hosts)
-        lab.define_guest(lab.hosts[0], WEB)
-        yield Rig(lab, directory / "journal.db")
+        stack.callback(end_guests, rig.lab.hosts)
+        rig.lab.define_guest(rig.alpha, WEB)
+        yield rig
 
 
 def checks_named(finished: subprocess.CompletedProcess[str]) -> set[str]:
