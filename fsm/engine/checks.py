@@ -253,7 +253,7 @@ def may_be_shown(path: str) -> bool:
 
     It opens whatever is in its directory, and in /dev there is a watchdog that is started by that.
     """
-    return directory_of(path) not in ("/", "/dev")
+    return directory_of(path) != "/dev"
 
 
 def has_place(request: Request) -> bool:
