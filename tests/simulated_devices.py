@@ -1,0 +1,122 @@
+"""Block devices of simulated hosts; what a shell would tell of them the world itself tells."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from attrs import evolve
+
+from fsm.engine import copying, devices, direct
+from fsm.engine.context import Context
+from fsm.engine.devices import Device
+from fsm.engine.plan import Direct, MergeChoice
+from fsm.hypervisor.port import RangeWriter
+from fsm.hypervisor.shell import Shell
+from fsm.hypervisor.simulated import SimulatedDisk, SimulatedWorld, domains, files, snapshots
+from fsm.hypervisor.values import Base, is_among_devices
+from tests.simulation import DESTINATION, SNAPSHOTS, SOURCE, Before, Inline, Simulation, fresh_journal
+
+MIB = 1 << 20
+SIZE_BYTES = 192 * MIB
+VOLUMES = {target: f"/dev/vg/web-{target}" for target in ("vda", "vdb")}
+SCRATCH = "/srv/scratch"
+MERGES = [MergeChoice.COMMIT, MergeChoice.MIRROR]
+NAMED = tuple(f"{target}={path}" for target, path in VOLUMES.items())
+BY_COMMANDS = Direct(source_shell="sh", destination_shell="sh")
+PLAIN = {"direct": BY_COMMANDS, "overlay_directory": SCRATCH, "disk_map": NAMED}
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    """What shells tell."""
+    told = Told()
+    monkeypatch.setattr(devices, "device_at", told.device_at)
+    monkeypatch.setattr(devices, "numbers", told.numbers)
+    monkeypatch.setattr(devices, "holds_data", told.holds_data)
+    monkeypatch.setattr(direct, "findings", told.findings)
+    monkeypatch.setattr(copying, "copy_directly", copied)
+    return told
+
+
+class Told:
+    """The world as a shell shows it; tests put in what is to be different."""
+
+    world: SimulatedWorld
+
+    def __init__(self) -> None:
+        self.changes: dict[tuple[str, str], dict[str, object]] = {}
+
+    async def device_at(self, shell: Shell, path: str) -> Device | None:
+        state = self.world.state
+        found = files.find(state, state.hosts[shell.uri], path)
+        if found is None or not is_among_devices(path):
+            return None
+        device = Device(path, found.size, path, f"{shell.uri} {path}")
+        return evolve(device, **self.changes.get((shell.uri, path), {}))  # type: ignore[arg-type]
+
+    async def numbers(self, _shell: Shell, paths: Sequence[str]) -> dict[str, str]:
+        return {path: path for path in paths if is_among_devices(path)}
+
+    async def holds_data(self, shell: Shell, device: Device) -> bool:
+        state = self.world.state
+        return any(files.existing(state, state.hosts[shell.uri], device.path).pages.values())
+
+    async def findings(self, *_: object) -> list[object]:
+        return []
+
+
+async def copied(context: Context, _direct: Direct, base: Base, _tell: object) -> None:
+    """The copy, without commands. Zeros are on the devices already."""
+    channels = [context.hosts.connector.open_channel(uri) for uri in (SOURCE, DESTINATION)]
+    writer: RangeWriter = channels[1].writer(context.planned.copy_of(base).path)
+    channels[0].read(base.path, 0, base.size_bytes, writer)
+    writer.close()
+    for channel in channels:
+        channel.close()
+
+
+def expect_kept(simulation: Simulation) -> None:
+    """Nothing is lost at the destination."""
+    assert simulation.world.lost_writes(simulation.uuid, at=DESTINATION) == []
+    found = simulation.world.snapshot_contents(DESTINATION, simulation.uuid)
+    assert found == simulation.before.contents
+
+
+def on_devices(
+    told: Told, size_bytes: int = SIZE_BYTES, image_format: str = "qcow2", **domain: object
+) -> Simulation:
+    """Both hosts have the same volumes; a domain with snapshots lies on those of the source."""
+    asyncio.get_running_loop().set_default_executor(Inline())
+    world = told.world = SimulatedWorld()
+    for uri in (SOURCE, DESTINATION):
+        world.add_host(uri)
+        world.add_filesystem(uri, mount=SCRATCH, size_bytes=1 << 40)
+        for path in VOLUMES.values():
+            world.add_device(uri, path, size_bytes)
+    raw = image_format == "raw"
+    disks = [
+        SimulatedDisk(target, path, format=image_format, capacity_bytes=size_bytes if raw else 8 * MIB)
+        for target, path in VOLUMES.items()
+    ]
+    uuid = world.add_domain(SOURCE, "web", disks, {} if raw else SNAPSHOTS, **domain)  # type: ignore[arg-type]
+    hosts = world.state.hosts
+    before = Before(
+        contents=world.snapshot_contents(SOURCE, uuid),
+        metadata=snapshots.listed(hosts[SOURCE], uuid),
+        definition=domains.persistent_xml(hosts[SOURCE], uuid),
+        files={uri: world.files(uri) for uri in hosts},
+        pools={uri: world.pools(uri) for uri in hosts},
+    )
+    return Simulation(world, uuid, before, fresh_journal())
+
+
+def changed_devices(simulation: Simulation) -> list[str]:
+    """The calls that would make or remove one."""
+    changes = ("remove", "create_sparse", "create_overlay")
+    return [
+        call.name
+        for call in simulation.world.calls
+        if call.name in changes and is_among_devices(str(call.arguments[0]))
+    ]
