@@ -15,7 +15,7 @@ from fsm.errors import HostError, NotFound
 from fsm.hypervisor.domain_xml import with_disk_sources
 from fsm.hypervisor.simulated import Denied, GuestStopped, Moment, Pace, SimulatedDisk, SimulatedWorld, key
 from fsm.hypervisor.values import MigrationRequest, Overlay
-from fsm.images.verify import compare_tables
+from fsm.images.tables import compare_tables
 from fsm.machine.observation import DomainState
 from tests.simulated_hosts import IMAGES, A, B, commit, facts_of, overlay_at, prepare, two_hosts
 
@@ -62,7 +62,7 @@ async def test_a_lost_write_is_found(world: SimulatedWorld) -> None:
 async def test_the_images_are_qcow2_for_whoever_reads_their_tables(world: SimulatedWorld) -> None:
     uuid = world.add_domain(A, "web", snapshots={"s1": None, "with <odd> & 'signs'": "s1"})
     overlay, _ = await prepare(world, uuid)
-    await compare_tables(world, A, B, overlay.base, "qcow2")
+    await compare_tables(await world.connect(A), await world.connect(B), overlay.base, "qcow2")
     assert world.file_bytes(A, overlay.base) == world.file_bytes(B, overlay.base)
     assert world.data_extents(A, overlay.base) == world.data_extents(B, overlay.base)
 

@@ -15,8 +15,9 @@ from fsm.errors import VerificationFailed
 from fsm.hypervisor.libvirt import LibvirtConnector
 from fsm.hypervisor.values import PoolState
 from fsm.images.base_copy import Throttle, copy_file
+from fsm.images.tables import compare_tables
 from fsm.images.transfer import CHUNK_BYTES, whole_file
-from fsm.images.verify import compare_digests, compare_tables
+from fsm.images.verify import compare_digests
 from fsm.lab import Lab
 
 pytestmark = [
@@ -94,7 +95,7 @@ async def test_a_sparse_file_arrives_whole_and_sparse(lab: Lab, files: tuple[Pat
         assert result.data_bytes + result.hole_bytes == SIZE_BYTES
         assert result.data_bytes <= sum(length for _, length in RUNS) + len(RUNS) * 8192
         assert told[-1] == (result.data_bytes, result.hole_bytes)
-        assert await compare_tables(storages.connector, *storages.uris, PATH, "raw") is None
+        assert await compare_tables(*storages.hosts, PATH, "raw") is None
         found = await compare_digests(storages.connector, *storages.uris, PATH, SIZE_BYTES)
         with original.open("rb") as file:
             parts = b"".join(

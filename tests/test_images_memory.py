@@ -82,6 +82,12 @@ class MemoryHost:
         found = self.files.get(path)
         return found and FileFacts(path, found.size, len(found.pages) * PAGE, found.size, "raw")
 
+    async def peek(self, path: str, offset: int, length: int) -> bytes:
+        self.on_packet("peek", offset)
+        found = self.files[path].content()[offset : offset + length]
+        self.read_bytes += len(found)
+        return found
+
     async def close(self) -> None:
         self.count(-1)
 

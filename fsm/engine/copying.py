@@ -10,7 +10,8 @@ from fsm.engine.plan import Side, Verify
 from fsm.engine.streams import copy_by_streams, limit
 from fsm.errors import ActionFailed
 from fsm.hypervisor.values import Base
-from fsm.images.verify import compare_digests, compare_tables
+from fsm.images.tables import compare_tables
+from fsm.images.verify import compare_digests
 
 
 async def copy_bases(context: Context) -> None:
@@ -81,11 +82,10 @@ def _tell_verified(context: Context, total_bytes: int, data_bytes: int, hole_byt
 
 async def _made_durable(context: Context, base: Base) -> bool:
     """Compare the copy's tables with the original's and make it durable; False where nothing can."""
-    connector, request = context.hosts.connector, context.request
-    uris = (request.source_uri, request.destination_uri)
+    source, destination = await context.host(Side.SOURCE), await context.host(Side.DESTINATION)
     copy = context.planned.copy_of(base)
     there, on_device = copy.path, copy.on_device
-    compare = partial(compare_tables, connector, *uris, base.path, base.format)
+    compare = partial(compare_tables, source, destination, base.path, base.format)
     image = await compare(destination_path=there, on_device=on_device)
     if on_device:
         # Never resized by us. What it has was written past all caches; see ``fsm.images.nbd_copy``.
@@ -94,7 +94,6 @@ async def _made_durable(context: Context, base: Base) -> bool:
     # qemu-img, which makes durable, would write anew in another place, such as bitmaps.
     if image is None or image.header.autoclear_features:
         return False
-    destination = await context.host(Side.DESTINATION)
     if not await destination.storage.make_durable(there):
         return False
     # qemu-img has had it open.

@@ -1,9 +1,13 @@
-"""Header and snapshot table of an image that may be in use, looked at through a host's storage."""
+"""Header and snapshot table of an image, looked at and compared through the hosts' storage."""
 
 from __future__ import annotations
 
-from fsm.errors import ImageCorrupt, NotFound
-from fsm.hypervisor.port import Storage
+import asyncio
+from functools import partial
+
+from fsm.errors import ImageCorrupt, NotFound, VerificationFailed
+from fsm.hypervisor.port import Host, Storage
+from fsm.hypervisor.uris import safe_uri
 from fsm.images.qcow2 import MAX_SNAPSHOT_TABLE_BYTES, Image, Read, read_header, read_snapshots
 
 _HEAD_BYTES = 64 * 1024
@@ -32,6 +36,77 @@ async def snapshots_in(storage: Storage, path: str) -> frozenset[str]:
     except (NotFound, ImageCorrupt):
         return frozenset()
     return frozenset(snapshot.name for snapshot in image.snapshots)
+
+
+async def compare_tables(
+    source: Host,
+    destination: Host,
+    path: str,
+    image_format: str,
+    *,
+    destination_path: str = "",
+    on_device: bool = False,
+) -> Image | None:
+    """Compare the lengths of the two files and, of a qcow2 image, header and snapshot table.
+
+    ``destination_path`` is the copy's where it is not the original's. ``on_device``: the copy is on a block
+    device, which may be longer. The first cluster (header, its extensions, the backing file's name) is
+    compared byte for byte. Returns the image's header and snapshots, None for another format.
+
+    Raises ``VerificationFailed`` when they differ, ``ImageCorrupt`` when the original can't be understood,
+    and the hosts' errors.
+    """
+    there = destination_path or path
+    differ = partial(
+        VerificationFailed, path=path, source=safe_uri(source.uri), destination=safe_uri(destination.uri)
+    )
+    ours, theirs = await asyncio.gather(source.storage.stat(path), destination.storage.stat(there))
+    if ours is None:
+        raise differ("the original is not there")
+    if theirs is None:
+        raise differ("the copy is not there")
+    if ours.size_bytes != theirs.size_bytes and not (on_device and ours.size_bytes < theirs.size_bytes):
+        raise differ(f"the original is {ours.size_bytes} bytes long, the copy {theirs.size_bytes}")
+    if image_format != "qcow2":
+        return None
+    original, copy = await asyncio.gather(_tables(source.storage, path), _tables(destination.storage, there))
+    if isinstance(original, ImageCorrupt):
+        raise ImageCorrupt(
+            f"{safe_uri(source.uri)}: {path!r}: {original}",
+            remedy="look at the original with 'qemu-img check'; it was not changed",
+        ) from original
+    if isinstance(copy, ImageCorrupt):
+        raise differ(f"the original can be read, the copy not: {copy}") from copy
+    _demand_equal(differ, original, copy)
+    return original[0]
+
+
+async def _tables(storage: Storage, path: str) -> tuple[Image, bytes] | ImageCorrupt:
+    """What an image's tables say, and its first cluster."""
+    try:
+        image = await look_at_image(storage, path)
+    except ImageCorrupt as error:
+        return error
+    return image, await storage.peek(path, 0, image.header.cluster_bytes)
+
+
+def _demand_equal(
+    differ: partial[VerificationFailed], original: tuple[Image, bytes], copy: tuple[Image, bytes]
+) -> None:
+    (our_image, our_head), (their_image, their_head) = original, copy
+    if our_head != their_head:
+        offset = first_difference(our_head, their_head)
+        raise differ(f"their headers differ from byte {offset} on", offset=offset)
+    pairs = zip(our_image.snapshots, their_image.snapshots, strict=True)
+    for index, (ours, theirs) in enumerate(pairs, start=1):
+        if ours != theirs:
+            raise differ(f"snapshot {index} of the table, {ours.name!r}, reads {theirs} in the copy")
+
+
+def first_difference(ours: bytes, theirs: bytes) -> int:
+    """The index of the first byte that differs; the shorter's length where one is the other's beginning."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((at for at, (our, their) in pairs if our != their), min(len(ours), len(theirs)))
 
 
 async def _look(storage: Storage, path: str) -> Image:

@@ -1,4 +1,4 @@
-"""Comparing the copy of a base with its original, through both hosts' data channels."""
+"""Comparing the copy of a base with its original byte by byte, through both hosts' data channels."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import threading
 
 from attrs import define, field, frozen
 
-from fsm.errors import ImageCorrupt, VerificationFailed
+from fsm.errors import VerificationFailed
 from fsm.hypervisor.port import Connector
 from fsm.hypervisor.uris import safe_uri
 from fsm.images.base_copy import CONNECTIONS
 from fsm.images.digests import STRONG, Digester
-from fsm.images.qcow2 import Image, read_image
+from fsm.images.tables import first_difference
 from fsm.images.transfer import CHUNK_BYTES, MIB, Chunks, Progress, Reading, Tally, Throttle, whole_file
 from fsm.images.workers import Worker, run_workers
 
@@ -59,84 +59,9 @@ class _Pair:
         )
 
 
-async def compare_tables(
-    connector: Connector,
-    source_uri: str,
-    destination_uri: str,
-    path: str,
-    image_format: str,
-    *,
-    destination_path: str = "",
-    on_device: bool = False,
-) -> Image | None:
-    """Compare the lengths of the two files and, of a qcow2 image, header and snapshot table.
-
-    ``destination_path`` is the copy's where it is not the original's. ``on_device``: the copy is on a block
-    device, which may be longer. The first cluster (header, its
-    extensions, the backing file's name) is compared byte for byte. Returns the image's header and snapshots,
-    None for another format.
-
-    Raises ``VerificationFailed`` when they differ, ``ImageCorrupt`` when the original can't be understood,
-    and the hosts' errors.
-    """
-    pair = _Pair(connector, source_uri, destination_uri, path, destination_path)
-    source_bytes, destination_bytes = [await _size_bytes(pair, side) for side in (0, 1)]
-    if source_bytes is None:
-        raise pair.differ("the original is not there")
-    if destination_bytes is None:
-        raise pair.differ("the copy is not there")
-    if source_bytes != destination_bytes and not (on_device and source_bytes < destination_bytes):
-        raise pair.differ(f"the original is {source_bytes} bytes long, the copy {destination_bytes}")
-    return await _compare_qcow2(pair, source_bytes) if image_format == "qcow2" else None
-
-
-async def _size_bytes(pair: _Pair, side: int) -> int | None:
-    host = await pair.connector.connect(pair.uris[side])
-    try:
-        facts = await host.storage.stat(pair.paths[side])
-    finally:
-        await host.close()
-    return None if facts is None else facts.size_bytes
-
-
-async def _compare_qcow2(pair: _Pair, size_bytes: int) -> Image:
-    tables: dict[int, tuple[Image, bytes] | ImageCorrupt] = {}
-
-    def work(worker: Worker) -> None:
-        content = _Content(_reading(worker, pair, worker.index), size_bytes)
-        try:
-            image = read_image(content.read)
-        except ImageCorrupt as error:
-            tables[worker.index] = error
-        else:
-            tables[worker.index] = (image, content.read(0, image.header.cluster_bytes))
-
-    await run_workers(2, work, name=f"tables of {pair.file_name}")
-    source, destination = tables[0], tables[1]
-    if isinstance(source, ImageCorrupt):
-        raise ImageCorrupt(
-            f"{safe_uri(pair.source_uri)}: {pair.path!r}: {source}",
-            remedy="look at the original with 'qemu-img check'; it was not changed",
-        ) from source
-    if isinstance(destination, ImageCorrupt):
-        raise pair.differ(f"the original can be read, the copy not: {destination}") from destination
-    _demand_equal_tables(pair, source, destination)
-    return source[0]
-
-
 def _reading(worker: Worker, pair: _Pair, side: int) -> Reading:
     uri = pair.uris[side]
     return Reading(worker, worker.open(pair.connector, uri), uri, pair.paths[side])
-
-
-def _demand_equal_tables(pair: _Pair, source: tuple[Image, bytes], destination: tuple[Image, bytes]) -> None:
-    (original, original_head), (copy, copy_head) = source, destination
-    if original_head != copy_head:
-        offset = _first_difference(original_head, copy_head)
-        raise pair.differ(f"their headers differ from byte {offset} on", offset)
-    for index, (ours, theirs) in enumerate(zip(original.snapshots, copy.snapshots, strict=True), start=1):
-        if ours != theirs:
-            raise pair.differ(f"snapshot {index} of the table, {ours.name!r}, reads {theirs} in the copy")
 
 
 async def compare_digests(
@@ -153,9 +78,9 @@ async def compare_digests(
 ) -> FileDigest:
     """Read all ``size_bytes`` bytes on both hosts, ``connections`` channels to each, and compare digests.
 
-    ``destination_path`` is as in ``compare_tables``. Holes are not read; they count as the zeros they stand
-    for. ``progress`` and ``throttle`` count the bytes of both sides together, so the end is at twice the
-    file.
+    ``destination_path`` is the copy's where it is not the original's. Holes are not read; they count as the
+    zeros they stand for. ``progress`` and ``throttle`` count the bytes of both sides together, so the end is
+    at twice the file.
 
     Raises ``VerificationFailed`` with the first byte that differs, and the hosts' errors. Cancelling works as
     with ``copy_file``.
@@ -223,7 +148,7 @@ async def _difference(pair: _Pair, chunk_offset: int, length: int) -> Verificati
         for offset in range(chunk_offset, chunk_offset + length, MIB):
             ours, theirs = source.read(offset, MIB), destination.read(offset, MIB)
             if ours != theirs:
-                found.append(offset + _first_difference(ours, theirs))
+                found.append(offset + first_difference(ours, theirs))
                 return
 
     await run_workers(1, work, name=f"difference in {pair.file_name}")
@@ -231,12 +156,6 @@ async def _difference(pair: _Pair, chunk_offset: int, length: int) -> Verificati
     if found:
         return pair.differ(f"{where}; the first byte that differs is {found[0]}", found[0])
     return pair.differ(f"{where}, yet a second reading of both agreed", chunk_offset)
-
-
-def _first_difference(ours: bytes, theirs: bytes) -> int:
-    """The index of the first byte that differs; the shorter's length where one is the other's beginning."""
-    pairs = enumerate(zip(ours, theirs, strict=False))
-    return next((at for at, (our, their) in pairs if our != their), min(len(ours), len(theirs)))
 
 
 @define
