@@ -6,14 +6,12 @@ import asyncio
 import os
 import subprocess
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
 from fsm.hypervisor.shell import Shell
-from fsm.images import nbd_copy, pace
+from fsm.images import nbd_copy
 from fsm.images.nbd_copy import NbdRoute, Way
 from fsm.lab import Lab
 
@@ -23,23 +21,6 @@ PATH = f"{DIRECTORY}/a 'base' & more, $(echo).img"
 SIZE_BYTES = 200 * MIB + 12801
 RUNS = ((0, MIB), (31 * MIB, 34 * MIB), (100 * MIB + 4096, MIB), (SIZE_BYTES - 4097, 4097))
 DATA_BYTES = sum(length for _, length in RUNS)
-
-
-@pytest.fixture
-def files(lab: Lab) -> Iterator[tuple[Path, Path]]:
-    """The original, sparse, and a hole where its copy goes."""
-    original, copied = (host.path(PATH) for host in lab.hosts)
-    for path in (original, copied):
-        path.parent.mkdir(exist_ok=True)
-        with path.open("wb") as file:
-            file.truncate(SIZE_BYTES)
-    with original.open("r+b") as file:
-        for offset, length in RUNS:
-            file.seek(offset)
-            file.write(os.urandom(length))
-    yield original, copied
-    for path in (original, copied):
-        path.unlink(missing_ok=True)
 
 
 def route(lab: Lab) -> NbdRoute:
@@ -94,11 +75,3 @@ def commands(lab: Lab) -> list[str]:
             if mine and (words[0].rpartition(b"/")[2] in tools or words[1:2] == [b"-IS"]):
                 found.append(entry.name)
     return found
-
-
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the link does counts as slow, after a few bytes."""
-    monkeypatch.setattr(pace, "LOOK_S", 0.0)
-    monkeypatch.setattr(pace, "FAST_MIB_PER_S", 1 << 40)
-    monkeypatch.setattr(pace, "NEAR_LIMIT", 1 << 40)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import pytest
 from attrs import evolve
 
-from fsm.engine import copying, devices, direct
 from fsm.engine.context import Context
 from fsm.engine.devices import Device
 from fsm.engine.plan import Direct, MergeChoice
@@ -26,18 +24,6 @@ MERGES = [MergeChoice.COMMIT, MergeChoice.MIRROR]
 NAMED = tuple(f"{target}={path}" for target, path in VOLUMES.items())
 BY_COMMANDS = Direct(source_shell="sh", destination_shell="sh")
 PLAIN = {"direct": BY_COMMANDS, "overlay_directory": SCRATCH, "disk_map": NAMED}
-
-
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    """What shells tell."""
-    told = Told()
-    monkeypatch.setattr(devices, "device_at", told.device_at)
-    monkeypatch.setattr(devices, "numbers", told.numbers)
-    monkeypatch.setattr(devices, "holds_data", told.holds_data)
-    monkeypatch.setattr(direct, "findings", told.findings)
-    monkeypatch.setattr(copying, "copy_directly", copied)
-    return told
 
 
 class Told:

@@ -23,7 +23,7 @@ from tests.simulated_devices import (
 )
 from tests.simulation import DESTINATION, IMAGES, SOURCE, Simulation, check_end, simulate
 
-pytest_plugins = ["tests.simulated_devices"]
+pytest_plugins = ["tests.device_fixtures"]
 
 Change = Callable[[Simulation, Told], None]
 

@@ -40,7 +40,7 @@ from tests.simulation import (
     simulate,
 )
 
-pytest_plugins = ["tests.simulated_devices"]
+pytest_plugins = ["tests.device_fixtures"]
 
 
 @pytest.mark.parametrize("merge", MERGES)

@@ -18,7 +18,7 @@ from fsm.lab import Lab
 from tests.certificates import make_certificates
 from tests.nbd_copies import DATA_BYTES, MIB, PATH, SIZE_BYTES, begun, commands, route, same, words
 
-pytest_plugins = ["tests.libvirt_fixtures", "tests.nbd_copies"]
+pytest_plugins = ["tests.libvirt_fixtures", "tests.nbd_fixtures"]
 
 
 @pytest.mark.lab

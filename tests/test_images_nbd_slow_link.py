@@ -23,7 +23,7 @@ from fsm.lab.process import wait_until
 from tests.lab_rig import slow_link
 from tests.nbd_copies import DATA_BYTES, MIB, PATH, SIZE_BYTES, begun, commands, route, same, words
 
-pytest_plugins = ["tests.libvirt_fixtures", "tests.nbd_copies"]
+pytest_plugins = ["tests.libvirt_fixtures", "tests.nbd_fixtures"]
 
 TEXT = b"".join(b"line %d of a text that repeats itself\n" % number for number in range(100_000))[:MIB]
 

@@ -1,0 +1,20 @@
+"""Shells that tell of simulated hosts' devices."""
+
+from __future__ import annotations
+
+import pytest
+
+from fsm.engine import copying, devices, direct
+from tests.simulated_devices import Told, copied
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    """What shells tell."""
+    told = Told()
+    monkeypatch.setattr(devices, "device_at", told.device_at)
+    monkeypatch.setattr(devices, "numbers", told.numbers)
+    monkeypatch.setattr(devices, "holds_data", told.holds_data)
+    monkeypatch.setattr(direct, "findings", told.findings)
+    monkeypatch.setattr(copying, "copy_directly", copied)
+    return told
