@@ -70,7 +70,8 @@ def migrated(event: Event) -> bool:
     return event["event"] == "record" and (event["name"], event["phase"]) == ("migrate", "outcome")
 
 
-@pytest.mark.parametrize("merge", ["mirror", "commit"])
+# Beside other labs one that commits was seen to be rolled back instead, by itself it never was.
+@pytest.mark.parametrize("merge", ["mirror", pytest.param("commit", marks=pytest.mark.race)])
 def test_a_fast_writer_arrives_with_its_limits(rig: Rig, writer: Guest, merge: str) -> None:
     before, allowed = look(rig, rig.alpha, WRITER), limits(rig.alpha, WRITER)
     with (
@@ -78,7 +79,7 @@ def test_a_fast_writer_arrives_with_its_limits(rig: Rig, writer: Guest, merge: s
         rig.migrating(WRITER.name, rig.alpha, "--merge", merge, "--bandwidth", "8") as running,
     ):
         code, result = running.finish()
-    assert code == COMMITTED, result
+    assert code == COMMITTED, result["cause"]
     assert warned(running.events, "throttle-writes")
     assert limits(rig.beta, WRITER) == allowed
     check_kept(rig, WRITER, before, rig.beta, watch.acks)
