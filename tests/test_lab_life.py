@@ -8,6 +8,7 @@ import pytest
 from attrs import frozen
 
 from fsm.lab import DiskSpec, Guest, GuestSpec, LabHost, SerialWatch, SnapshotSpec, acknowledged
+from fsm.lab.errors import LabError
 from fsm.lab.guest import BOOT_TIMEOUT
 from fsm.lab.process import wait_until
 from tests.faults.scene import begun, copying, memory_moves
@@ -37,7 +38,11 @@ def guest(rig: Rig) -> Iterator[Guest]:
 
 def power_off(host: LabHost) -> None:
     """What a guest's kernel does: "soft off" into the ACPI control register."""
-    host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", "o /w 0x604 0x2000")
+    try:
+        host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", "o /w 0x604 0x2000")
+    except LabError:
+        # QEMU may end before it has answered; then libvirt tells of a broken monitor, and it has ended.
+        wait_until(lambda: host.qemu_pids(WEB.name) == [], timeout=BOOT_TIMEOUT, what="the guest's end")
 
 
 def panic(host: LabHost) -> None:
