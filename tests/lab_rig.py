@@ -179,7 +179,7 @@ class Rig:
                 host.path(disk.image(spec.name)).unlink(missing_ok=True)
 
     def destroy(self, spec: GuestSpec) -> None:
-        """Remove a guest from wherever it is, with its files."""
+        """Remove a guest from wherever it is, with its files, and what a test that failed has left of it."""
         for host in self.lab.hosts:
             if spec.name not in domains(host):
                 continue
@@ -190,6 +190,19 @@ class Rig:
             for disk in spec.disks:
                 if not disk.empty:
                     host.path(disk.image(spec.name)).unlink(missing_ok=True)
+            self.sweep(host)
+        # The next one's migrations are told from those that such a test has not ended.
+        for ending in ("", "-wal", "-shm"):
+            Path(f"{self.journal}{ending}").unlink(missing_ok=True)
+
+    def sweep(self, host: LabHost) -> None:
+        """Remove what a migration leaves on a host that nobody has gone on with."""
+        for name in pools(host):
+            if name.startswith("fsm-"):
+                host.virsh("pool-destroy", name)
+        for path in files(host):
+            if ".fsm-" in path.rpartition("/")[2]:
+                host.path(path).unlink(missing_ok=True)
 
 
 def by_nbd(rig: Rig, source: LabHost) -> list[str]:
