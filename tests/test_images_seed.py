@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 
 from fsm.errors import HostError
 from fsm.hypervisor.shell import Shell
+from fsm.images import scripts
 from fsm.images import seed as module
 from fsm.images.nbd_copy import NbdRoute
 from fsm.images.pieces import PIECE_BYTES, Piece
-from fsm.images.scripts import HELD, holding
+from fsm.images.scripts import HELD, LOCK_S, holding
 from fsm.images.seed import CHUNK_BYTES, differing_pieces, plant
+from fsm.lab.process import wait_until
 
 HERE = Shell("qemu:///system")
 ROUTE = NbdRoute(HERE, HERE, "127.0.0.1")
@@ -52,7 +55,10 @@ async def test_chunks_are_compared_by_their_content(monkeypatch: pytest.MonkeyPa
     assert told == [4096 * count for count in range(1, 6)]
 
 
-async def test_behind_a_command_that_still_holds_the_file_nothing_is_done(tmp_path: Path) -> None:
+async def test_behind_a_command_that_still_holds_the_file_nothing_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts, "LOCK_S", 1)
     seed, path = tmp_path / "seed", tmp_path / "file"
     seed.write_bytes(b"seed")
     path.write_bytes(b"copy")
@@ -63,6 +69,27 @@ async def test_behind_a_command_that_still_holds_the_file_nothing_is_done(tmp_pa
         with pytest.raises(HostError, match="another command still holds"):
             await differing_pieces(ROUTE, str(path), 4)
     assert path.read_bytes() == b"copy"
+
+
+def waited_for(path: Path) -> bool:
+    """Whether the kernel knows of somebody who waits for a lock on the file (proc_locks(5))."""
+    waiting = [line for line in Path("/proc/locks").read_text().splitlines() if ": -> FLOCK" in line]
+    return any(line.split()[6].endswith(f":{path.stat().st_ino}") for line in waiting)
+
+
+async def test_a_command_that_ends_late_is_waited_for(tmp_path: Path) -> None:
+    seed, path = tmp_path / "seed", tmp_path / "file"
+    seed.write_bytes(b"seed")
+    path.write_bytes(b"copy")
+    async with HERE.running(f"{holding(str(path))}\necho ready; cat >/dev/null") as late:
+        assert await late.line(10) == "ready"
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(plant(HERE, str(seed), str(path), 4))
+            await asyncio.to_thread(
+                wait_until, lambda: waited_for(path), timeout=LOCK_S, what="a command that waits"
+            )
+            await late.dismiss()
+    assert path.read_bytes() == b"seed"
 
 
 async def test_what_comes_late_does_not_touch_what_has_the_name_now(tmp_path: Path) -> None:

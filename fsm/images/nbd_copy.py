@@ -283,7 +283,7 @@ class _Copying:
         lines = "\n".join(f"run {around} {shlex.join(self._command(one, port))}; echo done" for one in pieces)
         leave = ":" if self.on_device else f"truncate --no-create --size={self.size_bytes} {HELD}"
         return watched(f"""\
-{holding(self.destination_path, on_device=self.on_device)}
+{holding(self.destination_path)}
 leave() {{ {leave}; }}
 {PROGRAM if self.way is Way.RELAYED else ""}
 {lines}

@@ -7,23 +7,22 @@ import shlex
 HELD = "/proc/self/fd/4"
 """The file that a script holds, whatever bears its name by now; see ``holding``."""
 
+LOCK_S = 10
+"""How long a script waits for its file: as the last one may take to end, or udev to look at a device."""
 
-UDEV_S = 10
-"""How long udev may take to look at a device."""
 
-
-def holding(path: str, *, on_device: bool = False) -> str:
+def holding(path: str) -> str:
     """The first lines of a script that writes, or relies on nobody writing: it opens the file and locks it.
 
     A script whose engine has died without its host noticing may still be under way. Behind it the next one
     fails instead of mixing with it; and what it does late it does to the file that it opened, not to one that
-    has got that name since and may be a running guest's. On a device udev takes the same lock, for a moment,
+    has got that name since and may be a running guest's. One that was told to stop is waited for: behind a
+    slow link it ends later than the engine hears of. On a device udev takes the same lock, for a moment,
     whenever somebody has written to it.
     """
-    how = f"--timeout {UDEV_S}" if on_device else "--nonblock"
     return f"""\
 exec 4<{shlex.quote(path)} || exit
-flock {how} 4 || {{ echo "another command still holds "{shlex.quote(path)} >&2; exit 1; }}"""
+flock --timeout {LOCK_S} 4 || {{ echo "another command still holds "{shlex.quote(path)} >&2; exit 1; }}"""
 
 
 def watched(lines: str) -> str:

@@ -58,7 +58,7 @@ async def differing_pieces(
 
     Raises ``HostError`` and ``HostUnreachable``.
     """
-    held = holding(destination_path or path, on_device=on_device)
+    held = holding(destination_path or path)
     both = [
         asyncio.ensure_future(_digests(route.source, f"exec {_DIGEST} {shlex.quote(path)}", told)),
         asyncio.ensure_future(_digests(route.destination, f"{held}\nexec {_DIGEST} {HELD}", None)),
