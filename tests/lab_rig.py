@@ -181,6 +181,7 @@ class Rig:
     def destroy(self, spec: GuestSpec) -> None:
         """Remove a guest from wherever it is, with its files, and what a test that failed has left of it."""
         for host in self.lab.hosts:
+            host.start_libvirtd()
             if spec.name not in domains(host):
                 continue
             if Guest(host, spec.name).state != "shut off":

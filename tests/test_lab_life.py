@@ -36,29 +36,34 @@ def guest(rig: Rig) -> Iterator[Guest]:
     rig.destroy(WEB)
 
 
-def power_off(host: LabHost) -> None:
-    """What a guest's kernel does: "soft off" into the ACPI control register."""
+def write_port(host: LabHost, words: str) -> None:
+    """What a guest's kernel does: write into a register of its machine's, in the words of QEMU's monitor."""
     try:
-        host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", "o /w 0x604 0x2000")
+        host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", f"o {words}")
     except LabError:
         # QEMU may end before it has answered; then libvirt tells of a broken monitor, and it has ended.
         wait_until(lambda: host.qemu_pids(WEB.name) == [], timeout=BOOT_TIMEOUT, what="the guest's end")
 
 
+def power_off(host: LabHost) -> None:
+    """The ACPI control register: "soft off"."""
+    write_port(host, "/w 0x604 0x2000")
+
+
 def panic(host: LabHost) -> None:
-    """What a guest's kernel does with a panic device."""
-    host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", "o /b 0x505 1")
+    """The panic device's."""
+    write_port(host, "/b 0x505 1")
 
 
 def reboot(host: LabHost) -> None:
-    """What a guest's kernel does: the reset control register. It has booted before it is handed over.
+    """The reset control register. It has booted before it is handed over.
 
     One that is handed over while it boots may hang, and its last writes before the reset may still arrive.
     """
     host.virsh("migrate-setspeed", "--domain", WEB.name, "--bandwidth", "1")
     log = Guest(host, WEB.name, WEB).serial_log
     last = max(ack.boot for ack in acknowledged(log))
-    host.virsh("qemu-monitor-command", "--domain", WEB.name, "--hmp", "o /b 0xcf9 6")
+    write_port(host, "/b 0xcf9 6")
     wait_until(
         lambda: any(ack.boot > last for ack in acknowledged(log)), timeout=BOOT_TIMEOUT, what="the reboot"
     )
