@@ -32,6 +32,10 @@ async def test_a_migration_over_a_silent_link_is_cut() -> None:
     result = await simulation.migrate()
     assert calls(simulation) == ["cut_migration"]
     assert result.state == "rolled-back"
+    assert "moved for 9 s, so its connections were cut" in result.cause
+    assert "destination's storage" in result.remedy
+    (note,) = [record for record in simulation.records if record.name == "cut-migration"]
+    assert note.data["warning"].startswith(SOURCE)
     await check_end(simulation, result)
 
 

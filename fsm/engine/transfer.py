@@ -112,7 +112,9 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
     ``call`` is our own call of the migration, None for one that another engine began.
     """
     last: JobProgress | None = None
-    convergence, hopeless = Convergence(context, taken_over=call is None), None
+    convergence = Convergence(context, taken_over=call is None)
+    hopeless: ActionFailed | None = None
+    broken: ActionFailed | None = None
     rest_s = longest_rest_s(context.request.bandwidth_mib_per_s, len(context.planned.targets))
     gave_up_at_s = cut_at_s = ended_at_s = 0.0
     while call is None or not call.done():  # bounded: a stalled job is aborted, then given up
@@ -135,7 +137,7 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
         patience_s = SILENCE_BEFORE_ABORT_S if context.called_off else max(SILENCE_S, rest_s)
         if now_s - max(cut_at_s, context.progress_at_s) > patience_s:
             cut_at_s = now_s
-            await _cut(context, source)
+            broken = await _cut(context, source, patience_s)
         if not context.called_off and not context.stalled() and hopeless is None:
             continue
         gave_up_at_s = gave_up_at_s or now_s
@@ -145,16 +147,16 @@ async def _watch_job(context: Context, source: Host, call: asyncio.Future[None] 
             )
         await _abort_job(context, source)
     if call is not None:
-        _conclude(call, hopeless)
+        _conclude(call, hopeless or broken)
 
 
-def _conclude(call: asyncio.Future[None], hopeless: ActionFailed | None) -> None:
+def _conclude(call: asyncio.Future[None], why: ActionFailed | None) -> None:
     try:
         call.result()
     except HostError as error:
-        if hopeless is None:
+        if why is None:
             raise
-        raise hopeless from error
+        raise why from error
 
 
 async def _guest_ended(context: Context, source: Host) -> bool:
@@ -202,12 +204,24 @@ async def _progress(context: Context, source: Host, last: JobProgress | None) ->
         return None
 
 
-async def _cut(context: Context, source: Host) -> None:
+async def _cut(context: Context, source: Host, silence_s: float) -> ActionFailed | None:
+    """Break the migration's connections; why it fails by that, None where it is called off anyway."""
+    what = f"nothing of the migration moved for {silence_s:g} s"
+    warning = f"{source.uri}: {what}; its connections are cut, before QEMU waits for the other host"
+    await context.note("cut-migration", {"warning": warning})
     try:
         await source.cut_migration(context.planned.domain_uuid)
     except HostError as error:
         # A hypervisor that has no way to do it, or waits for the other host already.
         context.outcome["cut"] = str(error)
+    if context.called_off:
+        return None
+    return ActionFailed(
+        "migrate",
+        f"{what}, so its connections were cut: the link was silent, or the destination's storage stood still",
+        retryable=False,
+        remedy="look at the link between the hosts and at the destination's storage, then migrate again",
+    )
 
 
 async def _abort_job(context: Context, source: Host) -> None:
