@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from pathlib import Path
 from typing import cast
@@ -12,7 +13,16 @@ from fsm.errors import HostError, ImageCorrupt, VerificationFailed
 from fsm.hypervisor.port import Host
 from fsm.images.qcow2 import Image
 from fsm.images.tables import compare_tables
-from tests.test_images_memory import MIB, PATH, MemoryConnector, MemoryFile, pair
+from tests.test_images_memory import (
+    DESTINATION,
+    MIB,
+    PATH,
+    SOURCE,
+    MemoryConnector,
+    MemoryFile,
+    MemoryHost,
+    pair,
+)
 
 
 async def tables(connector: MemoryConnector, image_format: str = "qcow2") -> Image | None:
@@ -111,3 +121,26 @@ async def test_an_error_of_a_host_is_let_through(original: bytes) -> None:
     with pytest.raises(HostError) as raised:
         await tables(connector)
     assert raised.value is error
+
+
+@pytest.mark.parametrize("failing", [SOURCE, DESTINATION])
+@pytest.mark.parametrize("call", ["stat", "peek"])
+async def test_when_one_host_fails_the_other_is_read_no_further(
+    original: bytes, failing: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def asked(host: MemoryHost, *_words: object) -> None:
+        if host.uri == failing:
+            await began.wait()
+            raise host.error("gone")
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(MemoryHost, call, asked)
+    with pytest.raises(HostError, match="gone"):
+        await tables(images(original, original))
+    assert ended.is_set()

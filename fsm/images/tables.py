@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from functools import partial
+from typing import Any, TypeVar
 
 from fsm.errors import ImageCorrupt, NotFound, VerificationFailed
 from fsm.hypervisor.port import Host, Storage
@@ -13,6 +15,8 @@ from fsm.images.qcow2 import MAX_SNAPSHOT_TABLE_BYTES, Image, Read, read_header,
 _HEAD_BYTES = 64 * 1024
 _ENTRY_BYTES = 256
 _ATTEMPTS = 3
+
+_Found = TypeVar("_Found")
 
 
 async def look_at_image(storage: Storage, path: str) -> Image:
@@ -60,7 +64,7 @@ async def compare_tables(
     differ = partial(
         VerificationFailed, path=path, source=safe_uri(source.uri), destination=safe_uri(destination.uri)
     )
-    ours, theirs = await asyncio.gather(source.storage.stat(path), destination.storage.stat(there))
+    ours, theirs = await _both(source.storage.stat(path), destination.storage.stat(there))
     if ours is None:
         raise differ("the original is not there")
     if theirs is None:
@@ -69,7 +73,7 @@ async def compare_tables(
         raise differ(f"the original is {ours.size_bytes} bytes long, the copy {theirs.size_bytes}")
     if image_format != "qcow2":
         return None
-    original, copy = await asyncio.gather(_tables(source.storage, path), _tables(destination.storage, there))
+    original, copy = await _both(_tables(source.storage, path), _tables(destination.storage, there))
     if isinstance(original, ImageCorrupt):
         raise ImageCorrupt(
             f"{safe_uri(source.uri)}: {path!r}: {original}",
@@ -79,6 +83,17 @@ async def compare_tables(
         raise differ(f"the original can be read, the copy not: {copy}") from copy
     _demand_equal(differ, original, copy)
     return original[0]
+
+
+async def _both(
+    ours: Coroutine[Any, Any, _Found], theirs: Coroutine[Any, Any, _Found]
+) -> tuple[_Found, _Found]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            one, other = group.create_task(ours), group.create_task(theirs)
+    except ExceptionGroup as errors:  # the first one ended the other
+        raise errors.exceptions[0] from None
+    return one.result(), other.result()
 
 
 async def _tables(storage: Storage, path: str) -> tuple[Image, bytes] | ImageCorrupt:
