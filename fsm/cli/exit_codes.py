@@ -90,14 +90,17 @@ Generated from `fsm/cli/exit_codes.py`; change that, never this page. Scripts ma
 | --- | --- |
 {states}| in any other state: the process has let go of it | 1 |
 
-Of several migrations the worst counts, in this order: {worst}; else 0.
+Of several migrations the worst counts, in this order: {worst}; else 0. `fsm doctor --adopt` ends with 4,
+too, when something that waits was not adopted.
 
 ## Other commands
 
 | command | 0 | otherwise |
 | --- | --- | --- |
 | `fsm doctor` | nothing is to be done | 4: a domain waits, and nobody finishes it; \
-1: a host or a domain could not be read; 5: something else is to be done; the first of these that holds |
+1: a host or a domain could not be read; \
+5: something else is to be done (`leftover`, `layered`, a host that is not prepared); \
+the first of these that holds |
 | `fsm guard DOMAIN OPERATION` | it is permitted | 6: it is blocked |
 | `fsm check` | the description is valid, and with `--explore` every invariant holds | 2 |
 | `fsm replay` | everything was decided as this machine would | 1 |
