@@ -16,9 +16,11 @@ import fsm
 from fsm.engine import engine
 from fsm.hypervisor.simulated import Moment, SimulatedWorld
 from fsm.machine.observation import DomainState
+from tests.documented import DOCS, blocks
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "evacuate.py"
+EXAMPLE = DOCS / "examples" / "evacuate.py"
 UNEXPECTED, BAD_INPUT, ROLLED_BACK, STUCK, REFUSED = 1, 2, 3, 4, 5
+(COMMAND,) = blocks(DOCS / "embedding.md")
 A, B, C = (f"sim://{name}/system" for name in "abc")
 
 
@@ -63,6 +65,15 @@ def test_all_running_domains_go_in_turn(
     assert "web: waiting" in said
     assert "web: snapshotted -> transferring" in said
     assert re.search(rf"web: committed \(migration \w+ to {C}\)", said)
+
+
+def test_the_command_as_the_page_shows_it(
+    world: SimulatedWorld, evacuate: Callable[..., int], tmp_path: Path
+) -> None:
+    python, path, *words = COMMAND.split()
+    assert (python, DOCS.parent / path) == ("python", EXAMPLE)
+    assert evacuate(*(re.sub(r"qemu\+ssh://root@", "sim://", word) for word in words)) == 0
+    assert where(world, tmp_path)[A] == ["old"]
 
 
 def test_what_was_refused_and_rolled_back_is_told_with_what_to_do(

@@ -6,7 +6,6 @@ The machine stands for ``admin``: its shell has ``/etc/hosts``, ``/root/.ssh`` a
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import signal
@@ -19,12 +18,14 @@ import pytest
 from fsm.lab import DiskSpec, GuestSpec, Lab, LabHost, SnapshotSpec
 from fsm.lab.process import clean_environment
 from fsm.lab.spec import DomainState
+from tests.documented import DOCS, blocks
 from tests.lab_rig import LONG_LAB, lab_in, pools
 from tests.pages import Names, run_page, shell
 
 pytestmark = LONG_LAB
 
-DOCS = Path(__file__).parent.parent / "docs"
+BY_HAND = [line for line in blocks(DOCS / "polkit.md") if "fsm-guard" in line]
+"""What an operator does on a host without ``fsm``."""
 NAMES = ("host-a", "host-b")
 SSHD = shutil.which("sshd", path=clean_environment()["PATH"])
 PRIVATE = ("/root/.ssh", "/etc/ssh", "/etc/pki", "/etc/sysctl.d", "/run/sshd")
@@ -152,12 +153,10 @@ def test_hosts_with_tls(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_guard_that_is_installed_by_hand(lab: Lab, tmp_path: Path) -> None:
-    page = (DOCS / "polkit.md").read_text("utf-8")
-    (block,) = re.findall(r"^ +```\n((?: +(?:install|virsh|fsm) .*\n){2,}) +```$", page, re.MULTILINE)
     host, _ = lab.hosts
     environment = environment_in(lab, tmp_path)
     with shell((*host.enter, *in_directory(tmp_path)), tmp_path, environment) as bash:
-        for line in block.splitlines():
+        for line in BY_HAND:
             printed = bash.run(line)
             assert bash.code == 0, printed
     assert pools(host)["fsm-guard"]
