@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from attrs import define, field
 
 from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
 from tests.faults.scene import memory_moves
 from tests.lab_rig import NEEDS_LAB, Rig, Running, check_kept, check_untouched, domains, look, watched
+from tests.lab_writers import Writers
 
 pytestmark = NEEDS_LAB
 pytest_plugins = ["tests.rig_fixtures"]
@@ -52,49 +48,6 @@ def rig(rig: Rig) -> Rig:
     return rig
 
 
-@define
-class Writers:
-    """Looks all the time which hosts' QEMU has a file open for writing."""
-
-    rig: Rig
-    spec: GuestSpec
-    seen: set[frozenset[str]] = field(factory=set)
-    _over: threading.Event = field(factory=threading.Event)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Look until the end of the block."""
-        thread = threading.Thread(target=self._watch)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.02):
-            hosts = [host.name for host in self.rig.lab.hosts if self._writes(host)]
-            self.seen.add(frozenset(hosts))
-
-    def _writes(self, host: LabHost) -> bool:
-        return any(_has_open_for_writing(pid, base_of(self.spec)) for pid in host.qemu_pids(self.spec.name))
-
-
-def _has_open_for_writing(pid: int, path: str) -> bool:
-    try:
-        for fd in Path(f"/proc/{pid}/fd").iterdir():
-            if str(fd.readlink()) == path:
-                flags = int(
-                    Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().split("flags:")[1].split()[0], 8
-                )
-                if flags & os.O_ACCMODE != os.O_RDONLY:
-                    return True
-    except FileNotFoundError:  # closed, or ended, meanwhile
-        pass
-    return False
-
-
 Harm = Callable[[Running, LabHost], None]
 
 
@@ -103,7 +56,8 @@ def journey(rig: Rig, spec: GuestSpec, *options: str, harm: Harm | None = None) 
     source = next(host for host in rig.lab.hosts if spec.name in domains(host))
     destination = rig.other(source)
     destination.path(spec.disks[1].image(spec.name)).unlink(missing_ok=True)
-    before, writers = look(rig, source, spec), Writers(rig, spec)
+    before = look(rig, source, spec)
+    writers = Writers(spec.name, {host: base_of(spec) for host in rig.lab.hosts})
     with watched(rig, spec) as watch, writers.watching():
         with rig.migrating(spec.name, source, "--bandwidth", "24", *options) as running:
             if harm is not None:
