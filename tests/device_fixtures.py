@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fsm.engine import copying, devices, direct
+from fsm.engine import copying, devices, direct, shared_devices
 from tests.simulated_devices import Told, copied
 
 
@@ -15,6 +15,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     monkeypatch.setattr(devices, "device_at", told.device_at)
     monkeypatch.setattr(devices, "numbers", told.numbers)
     monkeypatch.setattr(devices, "holds_data", told.holds_data)
+    monkeypatch.setattr(devices, "named", told.named)
+    monkeypatch.setattr(devices, "beginning", told.beginning)
+    monkeypatch.setattr(shared_devices, "hardware_of", told.hardware_of)
     monkeypatch.setattr(direct, "findings", told.findings)
     monkeypatch.setattr(copying, "copy_directly", copied)
     return told

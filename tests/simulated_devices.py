@@ -9,10 +9,12 @@ from attrs import evolve
 
 from fsm.engine.context import Context
 from fsm.engine.devices import Device
+from fsm.engine.hardware import Hardware
 from fsm.engine.plan import Direct, MergeChoice
+from fsm.errors import HostError
 from fsm.hypervisor.port import RangeWriter
 from fsm.hypervisor.shell import Shell
-from fsm.hypervisor.simulated import SimulatedDisk, SimulatedWorld, domains, files, snapshots
+from fsm.hypervisor.simulated import SimulatedDisk, SimulatedWorld, domains, files, pools, snapshots
 from fsm.hypervisor.values import Base, is_among_devices
 from tests.simulation import DESTINATION, SNAPSHOTS, SOURCE, Before, Inline, Simulation, fresh_journal
 
@@ -20,6 +22,7 @@ MIB = 1 << 20
 SIZE_BYTES = 192 * MIB
 VOLUMES = {target: f"/dev/vg/web-{target}" for target in ("vda", "vdb")}
 SCRATCH = "/srv/scratch"
+TEMPLATE_CONTENT = {0: b"template", 5 * MIB: b"block"}
 MERGES = [MergeChoice.COMMIT, MergeChoice.MIRROR]
 NAMED = tuple(f"{target}={path}" for target, path in VOLUMES.items())
 BY_COMMANDS = Direct(source_shell="sh", destination_shell="sh")
@@ -33,6 +36,8 @@ class Told:
 
     def __init__(self) -> None:
         self.changes: dict[tuple[str, str], dict[str, object]] = {}
+        self.hardware: dict[tuple[str, str], Hardware] = {}
+        self.stale = self.elsewhere = self.silent = ""
 
     async def device_at(self, shell: Shell, path: str) -> Device | None:
         state = self.world.state
@@ -42,8 +47,8 @@ class Told:
         device = Device(path, found.size, path, f"{shell.uri} {path}")
         return evolve(device, **self.changes.get((shell.uri, path), {}))  # type: ignore[arg-type]
 
-    async def numbers(self, _shell: Shell, paths: Sequence[str]) -> dict[str, str]:
-        return {path: path for path in paths if is_among_devices(path)}
+    async def numbers(self, shell: Shell, paths: Sequence[str]) -> dict[str, str]:
+        return {path: path for path in paths if is_among_devices(path) or (shell.uri, path) in self.changes}
 
     async def holds_data(self, shell: Shell, device: Device) -> bool:
         state = self.world.state
@@ -51,6 +56,27 @@ class Told:
 
     async def findings(self, *_: object) -> list[object]:
         return []
+
+    async def named(self, shell: Shell, path: str) -> str:
+        state = self.world.state
+        found = pools.stat(state, state.hosts[shell.uri], path)
+        when = "of another node" if self.elsewhere == shell.uri else found and found.modified
+        return f"{found.size_bytes} {when}" if found is not None else ""
+
+    async def hardware_of(self, shell: Shell, path: str) -> Hardware:
+        """What is one file of the world has one name."""
+        if self.silent == shell.uri:
+            raise HostError("no route", host=shell.uri, call="shell")
+        state = self.world.state
+        found = files.find(state, state.hosts[shell.uri], path)
+        told = Hardware(f"naa.{id(found):x}") if found is not None else Hardware(why="there is none")
+        return self.hardware.get((shell.uri, path), told)
+
+    async def beginning(self, shell: Shell, path: str) -> str:
+        if self.stale == shell.uri:
+            return "as it was"
+        state = self.world.state
+        return files.read(files.existing(state, state.hosts[shell.uri], path), 0, MIB).hex()
 
 
 async def copied(context: Context, _direct: Direct, base: Base, _tell: object) -> None:
@@ -71,19 +97,41 @@ def expect_kept(simulation: Simulation) -> None:
 
 
 def on_devices(
-    told: Told, size_bytes: int = SIZE_BYTES, image_format: str = "qcow2", **domain: object
+    told: Told,
+    size_bytes: int = SIZE_BYTES,
+    image_format: str = "qcow2",
+    *,
+    shared: bool = False,
+    cache: str = "",
+    template: str = "",
+    **domain: object,
 ) -> Simulation:
-    """Both hosts have the same volumes; a domain with snapshots lies on those of the source."""
+    """Both hosts have volumes of the same names; a domain with snapshots lies on those of the source.
+
+    ``shared``: they are the very same ones. ``template``: the disks stand on this file of the source.
+    """
     asyncio.get_running_loop().set_default_executor(Inline())
     world = told.world = SimulatedWorld()
     for uri in (SOURCE, DESTINATION):
         world.add_host(uri)
         world.add_filesystem(uri, mount=SCRATCH, size_bytes=1 << 40)
+    if shared:
+        world.add_filesystem(SOURCE, DESTINATION, mount="/dev/vg", size_bytes=1 << 40)
+    for uri in (SOURCE,) if shared else (SOURCE, DESTINATION):
         for path in VOLUMES.values():
             world.add_device(uri, path, size_bytes)
     raw = image_format == "raw"
+    if template:
+        world.put_file(SOURCE, template, TEMPLATE_CONTENT, size_bytes=8 * MIB)
     disks = [
-        SimulatedDisk(target, path, format=image_format, capacity_bytes=size_bytes if raw else 8 * MIB)
+        SimulatedDisk(
+            target,
+            path,
+            format=image_format,
+            capacity_bytes=size_bytes if raw else 8 * MIB,
+            cache=cache,
+            backing=(template, "raw") if template else None,
+        )
         for target, path in VOLUMES.items()
     ]
     uuid = world.add_domain(SOURCE, "web", disks, {} if raw else SNAPSHOTS, **domain)  # type: ignore[arg-type]
@@ -94,6 +142,7 @@ def on_devices(
         definition=domains.persistent_xml(hosts[SOURCE], uuid),
         files={uri: world.files(uri) for uri in hosts},
         pools={uri: world.pools(uri) for uri in hosts},
+        layers=2 if template else 1,
     )
     return Simulation(world, uuid, before, fresh_journal())
 

@@ -80,7 +80,6 @@ def untouched(_simulation: Simulation, _told: Told) -> None:
         (untouched, {"direct": None, "disk_map": ()}, "transport"),
         (untouched, {"overlay_directory": ""}, "overlay-directory"),
         (untouched, {"overlay_directory": "/dev/vg"}, "overlay-directory"),
-        (untouched, {"storage": "shared"}, "device-shared"),
         (untouched, {"disk_map": NAMED[1:]}, "device-not-named"),
         (untouched, {"disk_map": ("vda=/dev/vg/none", NAMED[1])}, "device-missing"),
         (untouched, {"direct": evolve(BY_COMMANDS, seeds=("vda=/srv/old",))}, "transport"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-from fsm.engine.plan import Request, Side, StorageChoice
+from fsm.engine.plan import Request, Side
 from fsm.engine.space import directory_of
 from fsm.hypervisor import domain_xml
 from fsm.hypervisor.domain_xml import BootFile
@@ -216,23 +216,16 @@ def disk(found: DiskFacts, uri: str) -> list[Finding]:
 
 
 def device(found: DiskFacts, request: Request) -> list[Finding]:
-    """A disk on a block device is moved by commands, with its overlay elsewhere, and is not shared."""
+    """A disk on a block device is moved by commands, with its overlay elsewhere."""
     if found.source_type != "block":
         return []
     problems = [
         ("device-path", NOT_OPENED, DEEPER) if not may_be_shown(found.source) else None,
-        ("transport", "a block device is copied by commands alone", "migrate with --transport nbd")
+        ("transport", "commands alone tell what a device is, and copy it", "migrate with --transport nbd")
         if request.direct is None
         else None,
         ("overlay-directory", NO_PLACE, "name one that both hosts have: --overlay-directory DIRECTORY")
         if may_be_shown(found.source) and not has_place(request)
-        else None,
-        (
-            "device-shared",
-            "a block device that both hosts share can't be moved yet",
-            "use a device of each host",
-        )
-        if request.storage is StorageChoice.SHARED
         else None,
     ]
     disk_on_it = f"disk {found.target} ({found.source})"

@@ -69,6 +69,10 @@ class OnDevices:
         sizes = {base.path: base for base in bases}
         way, found, seen = shell(self._request, self.direct, Side.DESTINATION), [], dict[str, str]()
         for overlay in overlays:
+            if overlay.shared and overlay.on_device:
+                found.append(overlay)
+                await self._expect_unused(way, overlay)
+                continue
             mapped = is_mapped(self._request, overlay.target)
             path = overlay.arrived.base
             device = await devices.device_at(way, path) if overlay.on_device or mapped else None
@@ -112,11 +116,23 @@ class OnDevices:
             why = f"it has {size_bytes} bytes, and the disk needs {wanted}"
             self._refuse(overlay, device.path, "device-size", why, "make one of that size")
             return
+        await self._expect_free(way, overlay, device)
+        if self.settled:
+            await self._expect_other_content(way, overlay, device)
+
+    async def _expect_unused(self, way: Shell, overlay: Overlay) -> None:
+        """Nobody at the destination uses the device that both hosts share."""
+        device = await devices.device_at(way, overlay.base)
+        if device is None:
+            self._refuse(overlay, overlay.base, *_MISSING)
+        else:
+            await self._expect_free(way, overlay, device)
+
+    async def _expect_free(self, way: Shell, overlay: Overlay, device: Device) -> None:
+        """Neither the destination itself nor one of its domains uses it."""
         for why in device.busy:
             self._refuse(overlay, device.path, "device-in-use", why, "use another one, or free it")
         await self._expect_no_user(way, overlay, device)
-        if self.settled:
-            await self._expect_other_content(way, overlay, device)
 
     async def _expect_no_user(self, way: Shell, overlay: Overlay, device: Device) -> None:
         """No domain of the destination has it, under whatever name."""
@@ -178,7 +194,7 @@ class OnDevices:
             if base is None or overlay.base_format != "qcow2":
                 continue
             sides = [(Side.SOURCE, overlay.base, base.size_bytes)] if overlay.on_device else []
-            if overlay.arrives_on_device:
+            if overlay.arrives_on_device and not overlay.shared:
                 there = await self.stat(self.destination, Side.DESTINATION, overlay.arrived.base)
                 if there is not None:
                     sides.append((Side.DESTINATION, there.path, there.size_bytes))
@@ -210,7 +226,7 @@ class OnDevices:
         self._find(overlay, path, check, why, remedy)
 
     def _find(self, overlay: Overlay, path: str, check: str, why: str, remedy: str) -> None:
-        message = f"disk {overlay.target}, onto the device {path}: {why}"
+        message = f"disk {overlay.target}, {'on' if overlay.shared else 'onto'} the device {path}: {why}"
         self.findings.append(Finding(check, self._request.shown_uri(Side.DESTINATION), message, remedy))
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
+from fsm.errors import HostError
 from fsm.hypervisor.shell import ANSWER_S, Shell
+from fsm.hypervisor.uris import safe_uri
 from fsm.images.scripts import watched
 
 SLOWEST_BYTES_PER_S = 10 << 20
@@ -96,3 +98,15 @@ async def writes(shell: Shell, path: str) -> str:
         f'p={shlex.quote(path)}\nsync -- "$p" && {_NUMBER} && read -r line <"$at/stat" && set -- $line && '
         'echo "$7"'
     )
+
+
+async def beginning(shell: Shell, path: str) -> str:
+    """A digest of its first MiB as it is on the hardware, whatever this host has cached. ``HostError``."""
+    told = await shell.ask(
+        f"{{ {{ dd if={shlex.quote(path)} iflag=direct bs=1M count=1 status=none; echo $? >&3; }} | "
+        "sha256sum; } 3>&1"
+    )
+    status, digest = sorted(told.split("\n"), key=len)
+    if status != "0":
+        raise HostError(f"{path} can't be read past the caches", host=safe_uri(shell.uri), call="shell")
+    return digest

@@ -46,8 +46,8 @@ class MergeChoice(StrEnum):
 class StorageChoice(StrEnum):
     """Where a user wants the bases: see ``fsm.engine.shared``.
 
-    ``copy``: the destination gets copies. ``shared``: both hosts see the same files already. ``auto``: each
-    disk as it is found.
+    ``copy``: the destination gets copies. ``shared``: both hosts see the same files or devices already.
+    ``auto``: each disk as it is found.
     """
 
     AUTO = "auto"

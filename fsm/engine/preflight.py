@@ -232,15 +232,14 @@ class Inspection:
         """The same overlays with the word which of the bases both hosts share; a mapped one is copied."""
         if self.request.storage is StorageChoice.COPY:
             return overlays
-        found = []
+        found, whys = [], dict[str, str]()
         for overlay in overlays:
             with self._finding("base", destination.uri):
-                copied = overlay.destination_base or overlay.on_device
-                if not copied and await self._stat_or_none(destination, overlay.base):
-                    is_shared = await shared.is_shared(self.context, source, destination, overlay.base)
-                    overlay = evolve(overlay, shared=is_shared)  # noqa: PLW2901  # the same one, known better
+                looked_at = shared.looked_at(self.context, source, destination, overlay, self._stat_or_none)
+                overlay, whys[overlay.target] = await looked_at  # noqa: PLW2901  # the same one, known better
             found.append(overlay)
-        self.findings += shared.findings(facts, found, self.request)
+        self.findings += shared.findings(facts, found, self.request, whys)
+        self.notes += shared.notes(found, self.request, whys)
         return tuple(found)
 
     async def _source_file(self, source: Host, overlay: Overlay) -> FileFacts | None:

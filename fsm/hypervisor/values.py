@@ -107,7 +107,8 @@ class Overlay:
 
     ``shared``: both hosts see the very same base, so that it is never copied and never removed.
     ``destination_base`` is the path of the base's copy, empty where that has the same path. ``on_device``:
-    the base is a block device, ``arrives_on_device``: its copy is one, which is neither made nor removed.
+    the base is a block device, ``arrives_on_device``: its copy is one, or the shared base itself, which is
+    neither made nor removed.
     """
 
     target: str
