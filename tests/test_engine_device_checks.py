@@ -153,15 +153,3 @@ async def test_streams_write_to_no_device() -> None:
     simulation = await simulate()
     with pytest.raises(BadInput, match="--transport nbd alone"):
         await simulation.migrate(disk_map=NAMED)
-
-
-async def test_a_base_on_a_device_with_something_below_it(told: Told) -> None:
-    simulation = on_devices(told)
-    world = simulation.world
-    template = f"{IMAGES}/template.raw"
-    world.put_file(SOURCE, template, b"below", size_bytes=8 * MIB)
-    world.add_device(SOURCE, "/dev/vg/other", SIZE_BYTES)
-    disk = SimulatedDisk("vda", "/dev/vg/other", backing=(template, "raw"))
-    world.add_domain(SOURCE, "other", [disk])
-    result = await simulation.migrate(**{**PLAIN, "domain": "other", "disk_map": (NAMED[0],)})
-    assert (result.state, {one.check for one in result.findings}) == ("refused", {"backing-file"})

@@ -15,7 +15,7 @@ from lxml import etree
 from fsm.engine import devices
 from fsm.hypervisor.shell import Shell
 from fsm.lab import IMAGES, DiskSpec, GuestSpec, LabHost, SnapshotSpec, evidence
-from fsm.lab.guest import Guest, revert
+from fsm.lab.guest import Guest, revert, start
 from tests.lab_definitions import disk_of
 from tests.lab_rig import (
     LIBVIRT,
@@ -43,7 +43,13 @@ RAW = GuestSpec(
     name="raw",
     disks=(DiskSpec(target="vda", data_mib=16, format="raw", path=f"{VOLUMES}/raw", on_device=True),),
 )
-SIZES_MIB = {"web": 512, "raw": 64, "spare": 576}
+CHAINED = GuestSpec(
+    name="chained",
+    disks=(DiskSpec(target="vda", data_mib=8, path=f"{VOLUMES}/chained", on_device=True),),
+    state="shut off",
+)
+TEMPLATE = f"{IMAGES}/template.raw"
+SIZES_MIB = {"web": 512, "raw": 64, "chained": 512, "spare": 576}
 
 
 @contextmanager
@@ -80,7 +86,7 @@ def checks_named(finished: subprocess.CompletedProcess[str]) -> set[str]:
 def end_guests(hosts: tuple[LabHost, ...]) -> None:
     """Nobody holds a device any more when it is released."""
     for host in hosts:
-        for spec in (WEB, RAW):
+        for spec in (WEB, RAW, CHAINED):
             if host.qemu_pids(spec.name):
                 host.kill_qemu(spec.name)
 
@@ -242,3 +248,34 @@ def test_a_killed_engine_is_resumed(rig: Rig) -> None:
     assert done.returncode == COMMITTED, done.stderr + done.stdout
     after = evidence.collect(destination, evolve(WEB, disks=(evolve(disk, path=place),)))
     assert failed(evidence.compare(before.evidence, after)) == []
+
+
+@pytest.mark.long
+def test_an_image_on_a_template(rig: Rig) -> None:
+    """The template is brought along and goes again with a rollback; the next one arrives on it."""
+    guest, path = rig.lab.define_guest(rig.alpha, CHAINED), CHAINED.disks[0].image(CHAINED.name)
+    rig.alpha.run(["qemu-img", "convert", "-O", "raw", path, TEMPLATE])
+    rig.alpha.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", TEMPLATE, "-F", "raw", path])
+    start(guest)
+    for name in ("s1", "s2"):
+        rig.alpha.virsh("snapshot-create-as", "--domain", CHAINED.name, "--name", name)
+        guest.wait_for_writes()
+    before = look(rig, rig.alpha, CHAINED)
+    words = options(rig, rig.alpha, CHAINED, "--bandwidth=16")
+    with (
+        watched(rig, CHAINED) as watch,
+        rig.migrating(CHAINED.name, rig.alpha, *words, "--merge=commit") as running,
+    ):
+        assert running.until(lambda event: event.get("phase") == "memory"), running.errors.read_text()
+        assert rig.beta.path(TEMPLATE).exists()
+        rig.beta.kill_qemu(CHAINED.name)
+        code, result = running.finish()
+    assert code == ROLLED_BACK, f"{running.errors.read_text()} {result}"
+    check_kept(rig, CHAINED, before, rig.alpha, watch.acks)
+    assert not rig.beta.path(TEMPLATE).exists()
+    clear(rig.beta, path)
+    journey(rig, CHAINED, "--accept=device-content")
+    assert rig.beta.path(TEMPLATE).read_bytes() == rig.alpha.path(TEMPLATE).read_bytes()
+    arrived = Guest(rig.beta, CHAINED.name, CHAINED)
+    for name in ("s1", "s2"):
+        revert(arrived, name)

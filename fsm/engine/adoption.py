@@ -142,7 +142,7 @@ class Adoption:
         if Side.SOURCE in facts:  # the case may be told of under the name that it has at the destination
             plan = evolve(plan, domain_name=facts[Side.SOURCE].name)
         home = self._home(facts)
-        pools = await self._pools(plan)
+        pools = await self._pools(plan, facts)
         bases = await self._bases(plan, marker, facts, home, pools)
         shared = {overlay.base for overlay in plan.overlays if overlay.shared}
         devices = {one.base for one in plan.overlays if one.arrives_on_device}
@@ -236,10 +236,12 @@ class Adoption:
             )
         return Side.DESTINATION if Side.DESTINATION in facts else Side.SOURCE
 
-    async def _pools(self, plan: Plan) -> list[PoolBefore]:
+    async def _pools(self, plan: Plan, facts: Mapping[Side, DomainFacts]) -> list[PoolBefore]:
         """How others cover the directories now; a pool of ours vanishes in the end, whatever covers them."""
         pools = []
-        below = [backing.path for backing in plan.backing]
+        # What is below the bases was looked at as well, and the marker tells only what was copied of it.
+        seen = {layer for found in facts.values() for disk in found.disks for layer in disk.chain}
+        below = [*(backing.path for backing in plan.backing), *sorted(seen)]
         for side in Side:
             files = [path for one in plan.overlays_at(side) for path in (one.base, one.path)]
             for directory in dict.fromkeys(directory_of(path) for path in (*files, *below)):

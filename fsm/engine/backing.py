@@ -13,9 +13,10 @@ from pathlib import PurePosixPath
 
 from attrs import define, field
 
-from fsm.engine import shared
+from fsm.engine import devices, shared
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
+from fsm.engine.direct import shell
 from fsm.engine.plan import BackingFile, Side, StorageChoice
 from fsm.engine.space import directory_of
 from fsm.engine.streams import limit
@@ -59,6 +60,24 @@ class Backed:
                 await self._follow(overlay, disk, facts)
             except (HostError, ImageCorrupt) as error:
                 self._against(f"what is below {overlay.base} can't be told: {error}")
+        await self._expect_files(self.source.uri, Side.SOURCE)
+
+    async def _expect_files(self, uri: str, side: Side) -> None:
+        """None of them is a block device there, under whatever name: no mark shows a write into one.
+
+        Without a shell nobody can tell.
+        """
+        direct = self.context.request.direct
+        if direct is None or not self.files:
+            return
+        try:
+            found = await devices.numbers(shell(self.context.request, direct, side), list(self.files))
+        except HostError as error:
+            self._against(f"whether backing files are block devices can't be told: {error}")
+            return
+        for path in found:
+            message = f"{self._above[path]} has the backing file {path}, which is a block device"
+            self.findings.append(Finding("backing-file", uri, message, "convert it into a file"))
 
     async def _follow(self, overlay: Overlay, disk: DiskFacts, facts: DomainFacts) -> None:
         path, image_format = overlay.base, overlay.base_format
@@ -70,9 +89,6 @@ class Backed:
                 return
             if backing is None:
                 break
-            if overlay.on_device:
-                self._against(f"{path} is a block device with a backing file, which can't be moved yet")
-                return
             below = await self._below(path, backing, len(chain))
             if below is None:
                 return
@@ -122,6 +138,7 @@ class Backed:
             if moved and overlay.base in self._relative:
                 message = f"{overlay.base} names its backing file by a relative path, and is to lie elsewhere"
                 self._against(message, "leave it in its directory; or, while shut off: qemu-img rebase -u")
+        await self._expect_files(destination.uri, Side.DESTINATION)
         for ours in self.files.values():
             try:
                 theirs = await self.stat(destination, Side.DESTINATION, ours.path)

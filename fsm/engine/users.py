@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fsm.engine.checks import may_be_shown
 from fsm.engine.context import Context
 from fsm.engine.plan import PoolBefore, Side
 from fsm.engine.space import directory_of
@@ -22,17 +23,22 @@ async def user_of(context: Context, side: Side, path: str) -> str:
         if facts is None:
             continue
         for disk in facts.disks:
-            if path in await _chain(context, side, facts, disk):
+            chain = await _chain(context, side, facts, disk)
+            if chain is None or path in chain:
                 return facts.name
     return ""
 
 
-async def _chain(context: Context, side: Side, facts: DomainFacts, disk: DiskFacts) -> list[str]:
+async def _chain(context: Context, side: Side, facts: DomainFacts, disk: DiskFacts) -> list[str] | None:
+    """What the disk stands on; None where that may be anything."""
     chain = list(disk.chain)
-    if facts.state is not DomainState.SHUT_OFF or disk.source_type != "file" or not chain:
+    if facts.state is not DomainState.SHUT_OFF or disk.source_type not in ("file", "block") or not chain:
         return chain
-    below: str | None = chain[0]
+    # What a raw disk holds is the guest's, whatever it looks like.
+    below: str | None = chain[0] if disk.format != "raw" else None
     while below is not None:  # bounded: no file comes twice
+        if not may_be_shown(below):
+            return None
         await note_directory(context, side, directory_of(below))
         try:
             found = await (await context.host(side)).storage.stat(below)
