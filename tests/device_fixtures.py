@@ -16,7 +16,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     monkeypatch.setattr(devices, "numbers", told.numbers)
     monkeypatch.setattr(devices, "holds_data", told.holds_data)
     monkeypatch.setattr(devices, "named", told.named)
-    monkeypatch.setattr(devices, "beginning", told.beginning)
+    monkeypatch.setattr(devices, "digest", told.digest)
     monkeypatch.setattr(shared_devices, "hardware_of", told.hardware_of)
     monkeypatch.setattr(direct, "findings", told.findings)
     monkeypatch.setattr(copying, "copy_directly", copied)

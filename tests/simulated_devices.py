@@ -38,6 +38,7 @@ class Told:
         self.changes: dict[tuple[str, str], dict[str, object]] = {}
         self.hardware: dict[tuple[str, str], Hardware] = {}
         self.stale = self.elsewhere = self.silent = ""
+        self.stale_from = 0
 
     async def device_at(self, shell: Shell, path: str) -> Device | None:
         state = self.world.state
@@ -72,11 +73,11 @@ class Told:
         told = Hardware(f"naa.{id(found):x}") if found is not None else Hardware(why="there is none")
         return self.hardware.get((shell.uri, path), told)
 
-    async def beginning(self, shell: Shell, path: str) -> str:
-        if self.stale == shell.uri:
+    async def digest(self, shell: Shell, path: str, offset: int, length: int) -> str:
+        if self.stale == shell.uri and offset + length > self.stale_from:
             return "as it was"
         state = self.world.state
-        return files.read(files.existing(state, state.hosts[shell.uri], path), 0, MIB).hex()
+        return files.read(files.existing(state, state.hosts[shell.uri], path), offset, length).hex()
 
 
 async def copied(context: Context, _direct: Direct, base: Base, _tell: object) -> None:

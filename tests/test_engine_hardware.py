@@ -77,7 +77,7 @@ def test_what_has_none(told: list[str], why: str) -> None:
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tree such as the kernel shows, in the place of its own; ``dmsetup`` tells of one mapping."""
-    for number, below in (("7:100", "253:4"), ("253:4", "253:1"), ("253:1", "8:16")):
+    for number, below in (("253:4", "253:1"), ("253:1", "8:16")):
         (tmp_path / number / "slaves").mkdir(parents=True)
         (tmp_path / number / "slaves" / "below").symlink_to(tmp_path / below)
     (tmp_path / "8:16" / "device").mkdir(parents=True)
@@ -85,7 +85,12 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number, uuid in (("253:4", "LVM-abc"), ("253:1", f"mpath-3{WWID[4:]}")):
         (tmp_path / number / "dm").mkdir()
         (tmp_path / number / "dm" / "uuid").write_text(f"{uuid}\n")
-    for number in ("7:100", "253:4", "253:1", "8:16"):
+    part = tmp_path / "8:16" / "sdb1"
+    part.mkdir()
+    for name, text in (("partition", "1"), ("start", "2048"), ("dev", "8:17")):
+        (part / name).write_text(f"{text}\n")
+    (tmp_path / "8:17").symlink_to(part)
+    for number in ("253:4", "253:1", "8:16"):
         (tmp_path / number / "dev").write_text(f"{number}\n")
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -97,17 +102,18 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     script = hardware._WALK.replace("/sys/dev/block", str(tmp_path))
     script = script.replace('[ -b "$p" ] || exit 0', ":")
-    script = script.replace("set -- $(stat -L --format='%t %T' -- \"$p\")", "set -- fd 4")
+    script = script.replace("stat -L --format='%t %T' --", "echo")
     monkeypatch.setattr(hardware, "_WALK", script)
     return tmp_path
 
 
 async def test_the_kernels_tree_is_walked_down(kernel: Path) -> None:
-    """With files that stand for it: the kernel at hand may have no mappings."""
-    shell = Shell("qemu:///system")
-    assert (await hardware.hardware_of(shell, "/dev/vg/lv")).name == f"0 409600 linear ({WWID}) 2048"
+    """With files that stand for it, from "major minor": the kernel at hand may have no mappings."""
+    shell, volume = Shell("qemu:///system"), f"0 409600 linear ({WWID}) 2048"
+    for path, name in (("fd 4", volume), ("fd 1", WWID), ("8 10", WWID), ("8 11", f"{WWID} from 2048")):
+        assert (await hardware.hardware_of(shell, path)).name == name
     (kernel / "bin" / "dmsetup").write_text("#!/bin/sh\nexit 1\n")
-    assert (await hardware.hardware_of(shell, "/dev/vg/lv")).name == ""
+    assert (await hardware.hardware_of(shell, "fd 4")).name == ""
 
 
 async def test_what_is_no_device_has_none() -> None:

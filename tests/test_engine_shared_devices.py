@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from fsm.engine.hardware import Hardware
-from fsm.engine.plan import MergeChoice, StorageChoice
+from fsm.engine.plan import MergeChoice, StorageChoice, Verify
 from fsm.hypervisor.simulated import Moment, SimulatedDisk
 from fsm.machine.observation import DomainState
 from tests.lost_journals import HOSTS, die_after, lose_journal, settle, waiting
@@ -247,3 +247,19 @@ async def test_what_shows_only_when_the_base_stands_still_rolls_back(
     assert not [call for call in simulation.world.calls if call.name == "migrate"]
     assert changed_devices(simulation) == []
     await check_end(simulation, result)
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "raw"])
+async def test_all_of_it_is_compared_where_that_is_asked_for(told: Told, image_format: str) -> None:
+    """What two hosts read may differ behind the beginning as well, where a name is not what it should be."""
+    for verify, state in ((Verify.FULL, "rolled-back"), (Verify.TABLE, "committed")):
+        simulation = on_a_lun(told, image_format=image_format)
+        told.stale, told.stale_from = DESTINATION, 2 * MIB
+        result = await simulation.migrate(verify=verify, **PLAIN)
+        assert (result.state, "does not read as" in result.cause) == (state, state == "rolled-back")
+        assert changed_devices(simulation) == []
+        await check_end(simulation, result)
+    told.stale = ""
+    simulation = on_a_lun(told, image_format=image_format)
+    result = await simulation.migrate(verify=Verify.FULL, **PLAIN)
+    assert (result.state, result.cause) == ("committed", "")

@@ -7,6 +7,7 @@ from functools import partial
 from fsm.engine.context import Context
 from fsm.engine.direct import copy_directly
 from fsm.engine.plan import Side, Verify
+from fsm.engine.shared_devices import compare_shared_devices
 from fsm.engine.streams import copy_by_streams, limit
 from fsm.errors import ActionFailed
 from fsm.hypervisor.values import Base
@@ -59,6 +60,8 @@ async def _copy_bases(context: Context) -> None:
                 throttle=throttle,
                 progress=partial(_tell_verified, context, 2 * base.size_bytes),
             )
+    if request.verify is Verify.FULL:
+        await compare_shared_devices(context)
     # Such a file reaches stable storage with the commit's own flush; the original stays until then.
     context.outcome["durable_with_commit"] = not_durable
 

@@ -100,13 +100,15 @@ async def writes(shell: Shell, path: str) -> str:
     )
 
 
-async def beginning(shell: Shell, path: str) -> str:
-    """A digest of its first MiB as it is on the hardware, whatever this host has cached. ``HostError``."""
+async def digest(shell: Shell, path: str, offset: int, length: int) -> str:
+    """A digest of that piece as it is on the hardware, whatever this host has cached. ``HostError``."""
+    words = ["dd", f"if={path}", "bs=1M", "iflag=direct,skip_bytes,count_bytes", f"skip={offset}"]
+    words += [f"count={length}", "status=none"]
     told = await shell.ask(
-        f"{{ {{ dd if={shlex.quote(path)} iflag=direct bs=1M count=1 status=none; echo $? >&3; }} | "
-        "sha256sum; } 3>&1"
+        f"{{ {{ {shlex.join(words)}; echo $? >&3; }} | sha256sum; }} 3>&1",
+        ANSWER_S + length / SLOWEST_BYTES_PER_S,
     )
-    status, digest = sorted(told.split("\n"), key=len)
+    status, found = sorted(told.split("\n"), key=len)
     if status != "0":
         raise HostError(f"{path} can't be read past the caches", host=safe_uri(shell.uri), call="shell")
-    return digest
+    return found

@@ -25,7 +25,8 @@ class Side(StrEnum):
 class Verify(StrEnum):
     """How a copied base is compared with its original before the switch-over.
 
-    ``table``: file size, qcow2 header and snapshot table. ``full``: every byte as well, by digest.
+    ``table``: file size, qcow2 header and snapshot table. ``full``: every byte as well, by digest;
+    so it does of a block device that both hosts share.
     """
 
     TABLE = "table"

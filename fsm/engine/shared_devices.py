@@ -21,6 +21,8 @@ from fsm.hypervisor.values import FileFacts, Overlay
 from fsm.images.image_end import image_end
 from fsm.images.tables import compare_tables
 
+HEAD_BYTES = 1 << 20
+PIECE_BYTES = 1 << 30
 UNCACHED = ("none", "directsync")
 """The cache modes by which QEMU reads and writes past its host's caches, of which others know nothing."""
 
@@ -66,8 +68,7 @@ async def _why_another(context: Context, overlay: Overlay) -> str:
     device = await devices.device_at(_way(context, direct, Side.DESTINATION), path)
     if device is None or device.busy:
         return "; ".join(device.busy) if device is not None else "it is gone"
-    heads = [await devices.beginning(_way(context, direct, side), path) for side in Side]
-    if heads[0] != heads[1]:
+    if not await _read_alike(context, direct, path, 0, HEAD_BYTES):
         return "its first MiB is not the same for both"
     source, destination = hosts[Side.SOURCE], hosts[Side.DESTINATION]
     if await compare_tables(source, destination, path, overlay.base_format) is None:
@@ -75,6 +76,35 @@ async def _why_another(context: Context, overlay: Overlay) -> str:
     # How much room is left for a commit is told by the reference counts, as that host sees them.
     ends = await asyncio.gather(*(image_end(host.storage, path) for host in (source, destination)))
     return "" if ends[0] == ends[1] else "its image ends in different places"
+
+
+async def compare_shared_devices(context: Context) -> None:
+    """Read every byte of the images on shared devices on both hosts, and fail where one differs.
+
+    In pieces: what an engine that died has left reading on a host soon comes to an end.
+    """
+    direct = context.request.direct
+    for overlay in (one for one in context.planned.overlays if one.shared and one.on_device):
+        path, end_bytes = overlay.base, context.history.bases.of(overlay.base).size_bytes
+        if overlay.base_format == "qcow2":
+            end_bytes = await image_end((await context.host(Side.SOURCE)).storage, path)
+        for offset in range(0, end_bytes, PIECE_BYTES):
+            length = min(PIECE_BYTES, end_bytes - offset)
+            if direct is None or not await _read_alike(context, direct, path, offset, length):
+                raise ActionFailed(
+                    "copy-bases",
+                    f"{context.request.shown_uri(Side.DESTINATION)}: {path} does not read as at the source, "
+                    f"between byte {offset} and byte {offset + length}",
+                    retryable=False,
+                    remedy="see where that path leads on both hosts; the source's image is whole",
+                )
+            context.progress("verify", offset + length, end_bytes)
+
+
+async def _read_alike(context: Context, direct: Direct, path: str, offset: int, length: int) -> bool:
+    ways = (_way(context, direct, side) for side in Side)
+    ours, theirs = await asyncio.gather(*(devices.digest(way, path, offset, length) for way in ways))
+    return ours == theirs
 
 
 async def _why_two(context: Context, direct: Direct, path: str) -> str:
