@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from attrs import evolve
 
 from fsm.engine.context import Context
+from fsm.engine.device_users import expect_free
 from fsm.engine.devices import Device
+from fsm.engine.direct import shell
 from fsm.engine.hardware import Hardware
-from fsm.engine.plan import Direct, MergeChoice
+from fsm.engine.plan import Direct, MergeChoice, Side
 from fsm.errors import HostError
 from fsm.hypervisor.port import RangeWriter
 from fsm.hypervisor.shell import Shell
@@ -80,8 +82,11 @@ class Told:
         return files.read(files.existing(state, state.hosts[shell.uri], path), offset, length).hex()
 
 
-async def copied(context: Context, _direct: Direct, base: Base, _tell: object) -> None:
+async def copied(context: Context, direct: Direct, base: Base, _tell: object) -> None:
     """The copy, without commands. Zeros are on the devices already."""
+    await expect_free(
+        context, shell(context.request, direct, Side.DESTINATION), context.planned.copy_of(base)
+    )
     channels = [context.hosts.connector.open_channel(uri) for uri in (SOURCE, DESTINATION)]
     writer: RangeWriter = channels[1].writer(context.planned.copy_of(base).path)
     channels[0].read(base.path, 0, base.size_bytes, writer)

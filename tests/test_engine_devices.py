@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from fsm.engine import device_checks, space
 from fsm.engine.plan import MergeChoice
 from fsm.hypervisor import domain_xml
-from fsm.hypervisor.simulated import Moment, files
+from fsm.hypervisor.simulated import Moment, SimulatedDisk, files
 from fsm.machine.observation import DomainState, Merge
 from tests.lost_journals import HOSTS, die_after, lose_journal, settle, waiting
 from tests.simulated_devices import (
@@ -166,3 +168,27 @@ async def test_a_lost_journal_loses_nothing_on_a_device(told: Told, merge: Merge
         assert result.state in ("committed", "rolled-back"), result
         await check_end(simulation, result)
     assert changed_devices(simulation) == []
+
+
+def taken_by_a_domain(simulation: Simulation, _told: Told) -> str:
+    disk = SimulatedDisk("vda", VOLUMES["vda"], format="raw", capacity_bytes=SIZE_BYTES, written=())
+    simulation.world.add_domain(DESTINATION, "other", [disk])
+    return "domain other uses it"
+
+
+def mounted(_simulation: Simulation, told: Told) -> str:
+    told.changes[DESTINATION, VOLUMES["vda"]] = {"busy": ("it is mounted at /srv",)}
+    return "it is mounted at /srv"
+
+
+@pytest.mark.parametrize("taken", [taken_by_a_domain, mounted])
+async def test_one_that_is_taken_into_use_behind_preflight_is_not_overwritten(
+    told: Told, taken: Callable[[Simulation, Told], str]
+) -> None:
+    simulation, reasons = on_devices(told), list[str]()
+    before = hash(simulation.world.file_bytes(DESTINATION, VOLUMES["vda"]))
+    simulation.world.at("create_overlays", lambda: reasons.append(taken(simulation, told)))
+    result = await simulation.migrate(**PLAIN)
+    assert result.state == "rolled-back"
+    assert reasons[0] in result.cause
+    assert hash(simulation.world.file_bytes(DESTINATION, VOLUMES["vda"])) == before

@@ -13,6 +13,7 @@ from attrs import define, evolve, field
 from fsm.engine import checks, devices
 from fsm.engine.checks import MIB, Finding
 from fsm.engine.context import Context
+from fsm.engine.device_users import users_of
 from fsm.engine.devices import Device
 from fsm.engine.direct import shell
 from fsm.engine.elsewhere import is_mapped
@@ -21,7 +22,7 @@ from fsm.engine.space import MARGIN_LEAST_BYTES, held_bytes
 from fsm.errors import HostError, ImageCorrupt
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.shell import Shell
-from fsm.hypervisor.values import DiskFacts, FileFacts, Overlay
+from fsm.hypervisor.values import FileFacts, Overlay
 from fsm.images.image_end import end_in_file, image_end
 
 CONTENT = "device-content"
@@ -136,28 +137,14 @@ class OnDevices:
 
     async def _expect_no_user(self, way: Shell, overlay: Overlay, device: Device) -> None:
         """No domain of the destination has it, under whatever name."""
-        users: dict[str, str] = {}
-        for uuid in await self.destination.domains():
-            facts = await self.destination.domain(uuid)
-            for disk in facts.disks if facts is not None else ():
-                name = facts.name if facts is not None else uuid
-                try:
-                    users |= dict.fromkeys(await self._paths(disk), name)
-                except HostError as error:
-                    why = f"domain {name} has volume {disk.source}, which may lie on it: {error.message}"
-                    remedy = "virsh vol-path tells where that is; if elsewhere: --accept device-users"
-                    self._find(overlay, device.path, "device-users", why, remedy)
-        for path, number in (await devices.numbers(way, list(users))).items():
-            if number == device.number:
-                why = f"domain {users[path]} uses it, as {path}"
-                self._refuse(overlay, device.path, "device-in-use", why, _OTHER)
-
-    async def _paths(self, disk: DiskFacts) -> list[str]:
-        """A disk's files and devices; an error for a volume of a pool that has no directory."""
-        if disk.source_type != "volume":
-            return [path for path in disk.chain if path.startswith("/")]
-        pool, _, name = disk.source.partition("/")
-        return [f"{await self.destination.storage.pool_directory(pool)}/{name}"]
+        users = await users_of(self.destination, way, device.number)
+        for name, volume, error in users.untold:
+            why = f"domain {name} has volume {volume}, which may lie on it: {error}"
+            remedy = "virsh vol-path tells where that is; if elsewhere: --accept device-users"
+            self._find(overlay, device.path, "device-users", why, remedy)
+        for name, path in users.found:
+            why = f"domain {name} uses it, as {path}"
+            self._refuse(overlay, device.path, "device-in-use", why, _OTHER)
 
     async def _expect_other_content(self, way: Shell, overlay: Overlay, device: Device) -> None:
         """It is not the source's own device, and holds nothing that nobody has given up."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from fsm.engine import devices
 from fsm.engine.checks import Finding
 from fsm.engine.context import Context
+from fsm.engine.device_users import expect_free
 from fsm.engine.plan import Direct, Request, Side
 from fsm.errors import ActionFailed, BadInput, HostError
 from fsm.hypervisor.shell import Shell, default_prefix
@@ -93,7 +94,7 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
             both.create_task(_expect_same_file(context, Side.DESTINATION, route.destination, copy))
     except ExceptionGroup as errors:  # the first one ended the other
         raise errors.exceptions[0] from None
-    await _expect_free(context, route.destination, copy)
+    await expect_free(context, route.destination, copy)
     written = await devices.writes(route.source, base.path) if base.on_device else ""
     # Commands know no lease: an engine that has lost its own must not get to them.
     may_send = partial(context.note, "send-base", {})
@@ -124,22 +125,6 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
             f"{context.request.shown_uri(Side.SOURCE)}: {base.path} was written to while it was copied",
             retryable=False,
             remedy="find out who committed into it, or wrote it; then migrate again",
-        )
-
-
-async def _expect_free(context: Context, way: Shell, copy: Base) -> None:
-    """A device that is about to be overwritten has not been taken into use since preflight."""
-    if not copy.on_device:
-        return
-    device = await devices.device_at(way, copy.path)
-    if device is None or device.busy:
-        why = "; ".join(device.busy) if device is not None else "it is gone"
-        uri = context.request.shown_uri(Side.DESTINATION)
-        raise ActionFailed(
-            "copy-bases",
-            f"{uri}: the device {copy.path} is not overwritten: {why}",
-            retryable=False,
-            remedy="free it, or use another one; then migrate again",
         )
 
 
