@@ -53,6 +53,7 @@ CHANGES = frozenset(
         "set_threshold",
         "start_commit",
         "start_paused",
+        "start_pull",
         "throttle_writes",
         "undefine",
         "unmark",
@@ -255,6 +256,13 @@ class Host(Protocol):
         """Begin an active block commit of ``overlay`` into its base; one that runs already is left alone.
 
         Limit none that may run out of space: QEMU 7.2 then aborts, and the guest with it.
+        """
+
+    async def start_pull(self, uuid: str, target: str, image: str) -> None:
+        """Begin a block pull of all that is below ``image``, the disk's active layer, into it.
+
+        It goes on by itself, and behind its end the disk stands on ``image`` alone. One that runs already is
+        left alone, and so is a disk that stands on nothing else.
         """
 
     async def pivot(self, uuid: str, target: str) -> None:

@@ -1,14 +1,16 @@
-"""Block commits of overlays into their bases, and how far the overlays have grown."""
+"""Block commits of overlays into their bases, block pulls, and how far the overlays have grown."""
 
 from __future__ import annotations
 
 import libvirt
 
 from fsm.hypervisor import domain_xml
+from fsm.hypervisor.libvirt import words
 from fsm.hypervisor.libvirt.session import Call
 from fsm.hypervisor.values import DiskFacts, Overlay
 
 _ACTIVE_COMMIT = "active-commit"
+_PULL = "pull"
 
 
 def start_commit(call: Call, uuid: str, overlay: Overlay, bandwidth_mib_per_s: int) -> None:
@@ -25,6 +27,25 @@ def start_commit(call: Call, uuid: str, overlay: Overlay, bandwidth_mib_per_s: i
         )
     flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | libvirt.VIR_DOMAIN_BLOCK_COMMIT_SHALLOW
     call.domain(uuid).blockCommit(overlay.target, None, None, bandwidth_mib_per_s, flags)
+
+
+def start_pull(call: Call, uuid: str, target: str, image: str) -> None:
+    """Begin a block pull of the whole chain below the active layer, which must be ``image``."""
+    disk = _disk(call, uuid, target)
+    if disk.chain[:1] != (image,):
+        raise call.error(
+            f"disk {target!r} stands on {list(disk.chain)}, not on {image!r}",
+            remedy="find out who changed the disk before going on",
+        )
+    if len(disk.chain) == 1 or _job_of(call, uuid, target) == _PULL:
+        return
+    call.domain(uuid).blockPull(target, 0, 0)
+
+
+def _job_of(call: Call, uuid: str, target: str) -> str:
+    """The kind of a block job; that of a pull does not stand in the XML."""
+    info = call.domain(uuid).blockJobInfo(target)
+    return words.block_job(info["type"]) if info else ""
 
 
 def pivot(call: Call, uuid: str, target: str) -> None:

@@ -163,6 +163,10 @@ class LibvirtHost:
             "start_commit", lambda call: blockjobs.start_commit(call, uuid, overlay, bandwidth_mib_per_s)
         )
 
+    async def start_pull(self, uuid: str, target: str, image: str) -> None:
+        """Begin a block pull of all that is below ``image`` into it; one that runs already is left alone."""
+        await self._link.change("start_pull", lambda call: blockjobs.start_pull(call, uuid, target, image))
+
     async def pivot(self, uuid: str, target: str) -> None:
         """End a commit that is ready: the base becomes the active layer. ``HostError`` when not ready."""
         await self._link.change("pivot", lambda call: blockjobs.pivot(call, uuid, target), self._slow_s)

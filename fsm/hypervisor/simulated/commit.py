@@ -31,7 +31,7 @@ def start(
 ) -> None:
     """Begin a commit; one that runs or is done already is left alone."""
     _, instance = active(host, uuid)
-    disk = _disk(instance, overlay.target)
+    disk = live_disk(instance, overlay.target)
     paths = tuple(path for path, _ in disk.layers)
     if disk.commit is not None or paths[:1] == (overlay.base,):
         return
@@ -41,6 +41,8 @@ def start(
             f"{overlay.path} <- {overlay.base}"
         )
     idle(instance)
+    if disk.pull is not None:
+        raise Denied(f"block operation: disk '{overlay.target}' already in active block job")
     instances.take_locks(state, host, uuid, [LiveDisk(overlay.target, disk.layers[1:])])
     held = images.blocks(files.existing(state, host, overlay.path), "qcow2")
     top, base = (images.header(files.existing(state, host, path)) for path, _ in disk.layers[:2])
@@ -107,7 +109,7 @@ def fail(state: WorldState, host: HostState, uuid: str, disk: LiveDisk) -> None:
 def pivot(state: WorldState, host: HostState, uuid: str, target: str) -> None:
     """End a commit that is ready: the base becomes the active layer."""
     record, instance = active(host, uuid)
-    disk = _disk(instance, target)
+    disk = live_disk(instance, target)
     if disk.commit is None:
         raise Missing(f"disk {target!r} has no block job to end")
     if not disk.commit.ready:
@@ -120,13 +122,13 @@ def pivot(state: WorldState, host: HostState, uuid: str, target: str) -> None:
 
 
 def cancel(state: WorldState, host: HostState, uuid: str, target: str) -> None:
-    """End a commit without its effect; nothing happens when there is none."""
+    """End a block job without its effect; nothing happens when there is none."""
     instance = domain_record(host, uuid).instance
     if instance is None:
         return
-    disk = _disk(instance, target)
-    if disk.commit is not None:
-        disk.commit = None
+    disk = live_disk(instance, target)
+    if disk.busy:
+        disk.commit = disk.pull = None
         state.drop_idle_jobs(uuid, host)
         state.touch(host, uuid)
 
@@ -135,7 +137,7 @@ def set_threshold(host: HostState, uuid: str, target: str, offset_bytes: int) ->
     """Have the next write behind an offset of the active layer's file reported; a migration forbids it."""
     _, instance = active(host, uuid)
     idle(instance)
-    _disk(instance, target).threshold_bytes = offset_bytes
+    live_disk(instance, target).threshold_bytes = offset_bytes
 
 
 def follow(record: DomainRecord, target: str, layer: tuple[str, str]) -> None:
@@ -145,7 +147,8 @@ def follow(record: DomainRecord, target: str, layer: tuple[str, str]) -> None:
         record.definition = domain_xml.with_disk_sources(record.definition, {target: layer}, devices)
 
 
-def _disk(instance: Instance, target: str) -> LiveDisk:
+def live_disk(instance: Instance, target: str) -> LiveDisk:
+    """A disk of a running domain; ``Missing`` when it has none of that name."""
     if target not in instance.disks:
         raise Missing(f"the domain has no disk {target!r}")
     return instance.disks[target]

@@ -95,6 +95,9 @@ def _block_job(disk: LiveDisk, instance: Instance) -> BlockJob | None:
     commit, migration = disk.commit, instance.migration
     if commit is not None:
         return BlockJob("active-commit", commit.ready, commit.done_blocks * PAGE, commit.total_blocks * PAGE)
+    if (pull := disk.pull) is not None:
+        done = pull.total_blocks - len(pull.pending)
+        return BlockJob("pull", current_bytes=done * PAGE, end_bytes=pull.total_blocks * PAGE)
     if migration is None or disk.target not in migration.pending:
         return None
     done = migration.mirrored.get(disk.target, 0)

@@ -10,7 +10,7 @@ from attrs import define, field
 
 from fsm.errors import HostError, OutcomeUnknown
 from fsm.hypervisor.port import Storage, Watch
-from fsm.hypervisor.simulated import commit, domains, marking, migration
+from fsm.hypervisor.simulated import commit, domains, marking, migration, pull
 from fsm.hypervisor.simulated import overlays as layering
 from fsm.hypervisor.simulated import snapshots as metadata
 from fsm.hypervisor.simulated.core import WorldCore
@@ -199,6 +199,14 @@ class SimulatedHost:
             "start_commit",
             (uuid, overlay, bandwidth_mib_per_s),
             lambda state, host: commit.start(state, host, uuid, overlay, bandwidth_mib_per_s),
+        )
+
+    async def start_pull(self, uuid: str, target: str, image: str) -> None:
+        """See the port."""
+        await self._call(
+            "start_pull",
+            (uuid, target, image),
+            lambda state, host: pull.start(state, host, uuid, target, image),
         )
 
     async def pivot(self, uuid: str, target: str) -> None:

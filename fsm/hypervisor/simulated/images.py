@@ -249,6 +249,13 @@ def resize(state: WorldState, host: HostState, layer: tuple[str, str], capacity_
     _write_header(state, host, path, changed, len(table))
 
 
+def forget_backing(state: WorldState, host: HostState, path: str) -> None:
+    """Have an image's header name no backing file any more."""
+    file = files.existing(state, host, path)
+    alone = Header("qcow2", header(file).capacity_bytes)
+    _write_header(state, host, path, alone, len(snapshot_table(file)))
+
+
 def delete_snapshot(state: WorldState, host: HostState, path: str, name: str) -> None:
     """Remove an entry of the snapshot table; its blocks leak, as after an unclean end of QEMU."""
     table = snapshot_table(files.existing(state, host, path))

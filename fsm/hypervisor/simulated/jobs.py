@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fsm.hypervisor.simulated import commit, domains, migration
+from fsm.hypervisor.simulated import commit, domains, migration, pull
 from fsm.hypervisor.simulated.state import WorldState
 
 
@@ -19,6 +19,8 @@ def advance(state: WorldState, uuid: str) -> bool:
         under_way = [disk for disk in instance.disks.values() if disk.commit is not None]
         for disk in under_way:
             commit.advance(state, host, uuid, disk)
+        for disk in [disk for disk in instance.disks.values() if disk.pull is not None]:
+            pull.advance(state, host, uuid, disk)
         if instance.inactive and any(disk.commit is None for disk in under_way):
             domains.stop(state, host, uuid, "crashed")  # as QEMU 7.2 does
             continue

@@ -65,7 +65,7 @@ def _may_leave(record: DomainRecord, instance: Instance) -> None:
         raise Denied(
             f"Requested operation is not valid: cannot migrate domain with {len(record.snapshots)} snapshots"
         )
-    if any(disk.commit for disk in instance.disks.values()):
+    if any(disk.busy for disk in instance.disks.values()):
         raise Denied("Requested operation is not valid: domain has active block job")
 
 

@@ -72,7 +72,7 @@ def _is_on(state: WorldState, host: HostState, record: DomainRecord, overlay: Ov
 def _may_be_put(state: WorldState, host: HostState, record: DomainRecord, overlay: Overlay) -> None:
     instance = record.instance
     idle(instance)
-    if instance is not None and instance.disks[overlay.target].commit is not None:
+    if instance is not None and instance.disks[overlay.target].busy:
         raise Denied(f"block operation: disk '{overlay.target}' already in active block job")
     if files.find(state, host, overlay.path) is not None:
         raise Denied(
@@ -96,7 +96,7 @@ def resize(state: WorldState, host: HostState, uuid: str, target: str, capacity_
     if target not in instance.disks:
         raise Missing(f"the domain has no disk {target!r}")
     disk = instance.disks[target]
-    if disk.commit is not None:
+    if disk.busy:
         raise Denied("internal error: unable to execute QEMU command 'block_resize': Device is in use")
     images.resize(state, host, disk.layers[0], capacity_bytes)
     state.touch(host, uuid)

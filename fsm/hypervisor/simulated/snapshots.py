@@ -103,7 +103,7 @@ def take(state: WorldState, host: HostState, uuid: str, name: str, description: 
                 f"unsupported configuration: internal snapshot for disk {disk.target} unsupported for "
                 f"storage type {disk.layers[0][1]}"
             )
-        if disk.commit is not None:
+        if disk.busy:
             raise Denied("Requested operation is not valid: domain has active block job")
     taken_at = _FIRST_TAKEN_AT + len(record.snapshots)
     memory = f"memory of {record.name} at {name}".encode()

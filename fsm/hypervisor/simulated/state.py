@@ -77,6 +77,15 @@ class CommitJob:
     ready: bool = False
 
 
+@define
+class PullJob:
+    """A block pull of all that is below the active layer into it; ``pending`` are the blocks left to copy."""
+
+    pending: dict[int, None]
+    total_blocks: int
+    step_blocks: int
+
+
 class Phase(StrEnum):
     """How far a migration has come."""
 
@@ -129,9 +138,15 @@ class LiveDisk:
     target: str
     layers: tuple[tuple[str, str], ...]
     commit: CommitJob | None = None
+    pull: PullJob | None = None
     error: str = ""
     threshold_bytes: int | None = None
     throttle: int | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a block job of its own runs on it."""
+        return self.commit is not None or self.pull is not None
 
 
 @define
@@ -161,7 +176,7 @@ class Instance:
     @property
     def busy(self) -> bool:
         """Whether a job of its own is under way."""
-        return self.migration is not None or any(disk.commit for disk in self.disks.values())
+        return self.migration is not None or any(disk.busy for disk in self.disks.values())
 
 
 @define
