@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fsm.engine.plan import MergeChoice
@@ -15,8 +16,16 @@ CONTENT = {0: b"golden", 5 * MIB: b"block"}
 AUTO = {"merge": MergeChoice.AUTO}
 
 
+ON_CHAIN = tuple(SimulatedDisk(target, backing=(MIDDLE, "qcow2")) for target in ("vda", "vdb"))
+
+
 async def chained(
-    *, there: bool = True, content: dict[int, bytes] | None = None, **domain: Any
+    disks: Sequence[SimulatedDisk] = ON_CHAIN,
+    snapshots: Mapping[str, str | None] = SNAPSHOTS,
+    *,
+    there: bool = True,
+    content: dict[int, bytes] | None = None,
+    **domain: Any,
 ) -> Simulation:
     """A domain whose disks stand on a common chain of two files; ``there``: the destination has it, too."""
     simulation = await simulate()
@@ -30,8 +39,7 @@ async def chained(
         world.put_file(uri, GOLDEN, found, size_bytes=8 * MIB)
         with world.changing() as state:
             images.create(state, state.hosts[uri], MIDDLE, 8 * MIB, (GOLDEN, "raw"))
-    disks = [SimulatedDisk(target, backing=(MIDDLE, "qcow2")) for target in ("vda", "vdb")]
-    uuid = simulation.uuid = world.add_domain(SOURCE, "web", disks, SNAPSHOTS, **domain)
+    uuid = simulation.uuid = world.add_domain(SOURCE, "web", disks, snapshots, **domain)
     simulation.before = Before.of(world, uuid, layers=3)
     return simulation
 

@@ -13,6 +13,8 @@ from attrs import evolve
 from click.testing import CliRunner, Result
 
 from fsm.cli import main
+from fsm.errors import HostError
+from fsm.hypervisor.simulated import SimulatedDisk
 from fsm.hypervisor.values import SnapshotMetadata
 from tests.cli_rig import IMAGES, Cli, cli, lines_of, world
 from tests.simulation import DESTINATION, SOURCE
@@ -219,3 +221,22 @@ def test_a_reader_that_goes_away_changes_nothing(tmp_path: Path, options: tuple[
         assert process.stderr is not None
         errors = process.stderr.read()
     assert (process.returncode, errors) == (0, "")
+
+
+def test_what_is_flattened_and_what_is_not_is_told(cli: Cli) -> None:
+    template = f"{IMAGES}/template.raw"
+    cli.world.put_file(SOURCE, template, {0: b"template"}, size_bytes=8 << 20)
+    disks = [SimulatedDisk(target, backing=(template, "raw")) for target in ("vda", "vdb")]
+    cli.world.add_domain(SOURCE, "plain", disks)
+    cli.world.fail("start_pull", host=DESTINATION, nth=2, error=HostError("no", host=DESTINATION))
+    result = cli.migrate("--flatten", "vda", "--flatten", "vdb", "--accept", "flatten-flush", domain="plain")
+    assert result.exit_code == 0
+    pull = f"disk vda: virsh -c {DESTINATION} blockjob plain vda"
+    assert f"a block pull has begun, and goes on by itself; {pull}" in result.stdout
+    begin = f"to begin it: virsh -c {DESTINATION} blockpull plain vdb"
+    assert "not flattened: disk vdb: " in result.stderr
+    assert begin in result.stderr
+    (listed,) = lines_of(cli("list", "--json"))
+    shown = cli("show", listed["migration"]).stdout
+    assert f"block pull begun: {pull}" in shown
+    assert begin in shown

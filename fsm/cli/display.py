@@ -214,6 +214,10 @@ def _show_result(result: Result) -> None:
             _echo(f"  what to do: {result.remedy}", err=True)
     if result.left_behind:
         _echo(f"fsm: left behind: {', '.join(result.left_behind)}", err=True)
+    for pull in result.pulling:
+        _echo(f"fsm: a block pull has begun, and goes on by itself; {pull}")
+    for why in result.not_flattened:
+        _echo(f"fsm: not flattened: {why}", err=True)
 
 
 def _echo(text: str, *, err: bool = False) -> None:

@@ -121,6 +121,10 @@ def _show_summary(header: Header, history: History) -> None:
         click.echo(rescued.what)
     if history.left_behind:
         click.echo(f"left behind: {', '.join(history.left_behind)}")
+    for pull in history.pulling:
+        click.echo(f"block pull begun: {pull}")
+    for why in history.not_flattened:
+        click.echo(f"not flattened: {why}")
 
 
 def _row(record: Record) -> str:

@@ -131,6 +131,12 @@ from fsm.errors import BadInput
     is_flag=True,
     help="Once all is committed, remove the images at the source that were copied.",
 )
+@click.option(
+    "--flatten",
+    multiple=True,
+    metavar="TARGET",
+    help="Once all is committed, begin to pull what this disk stands on into its image.",
+)
 @click.option("--accept", multiple=True, metavar="CHECK", help="Go on despite this preflight finding.")
 @click.option("--correlation", default="", metavar="ID", help="Your own id for this request, for the log.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result.")

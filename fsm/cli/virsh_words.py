@@ -55,7 +55,11 @@ WORDS = (
         "when all is committed; --delete-source removes the images, too",
     ),
     Word("suspend", Answer.REFUSED, "suspend the domain first: it arrives as it left"),
-    Word("copy-storage-all", Answer.REFUSED, "it flattens the images: their snapshots would be lost"),
+    Word(
+        "copy-storage-all",
+        Answer.REFUSED,
+        "it flattens the images: their snapshots would be lost; see --flatten",
+    ),
     Word("copy-storage-inc", Answer.ANYWAY, "of the overlays"),
     Word(
         "copy-storage-synchronous-writes",

@@ -12,6 +12,7 @@ from fsm.engine import signs
 from fsm.engine.bases import base_below, base_of, expect_no_snapshot_in_overlays
 from fsm.engine.context import Context
 from fsm.engine.elsewhere import described_there
+from fsm.engine.flattening import flatten_destination
 from fsm.engine.marking import (
     complete_marker,
     mark_destination,
@@ -319,6 +320,7 @@ ACTIONS: dict[str, Action] = {
         undefine_source,
         remove_source_overlays,
         remove_source_bases,
+        flatten_destination,
         remove_destination_overlays,
         remove_copies,
         release_pools,

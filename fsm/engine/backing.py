@@ -1,7 +1,8 @@
 """The images below the bases: read-only, and most often shared by many domains.
 
-They are never flattened. What the destination has at such a path must hold the very same: that is compared,
-once, before anything is touched. What it does not have is copied along with the bases.
+They stay below them; flattening is begun when all is over (``fsm.engine.flattening``). What the destination
+has at such a path must hold the very same: that is compared, once, before anything is touched. What it does
+not have is copied along with the bases.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Backed:
     stat: Stat
     findings: list[Finding] = field(factory=list)
     files: dict[str, FileFacts] = field(factory=dict)
+    chains: dict[str, tuple[FileFacts, ...]] = field(factory=dict)
     _above: dict[str, str] = field(factory=dict)
     _formats: dict[str, str] = field(factory=dict)
     _relative: set[str] = field(factory=set)
@@ -94,6 +96,7 @@ class Backed:
                 return
             path, image_format = below
             chain.append(below)
+        self.chains[disk.target] = tuple(self.files[one].used_as(kind) for one, kind in chain[1:])
         layers = zip(disk.chain, disk.formats, strict=True)
         known = [(str(PurePosixPath(layer)), layer_format) for layer, layer_format in layers]
         if facts.state is not DomainState.SHUT_OFF and known != chain:

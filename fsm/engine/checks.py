@@ -176,6 +176,16 @@ def migrates(disk: DiskFacts, request: Request) -> bool:
     return disk.device == "disk" and disk.source_type != "network" and bool(disk.chain) and not left_alone
 
 
+def left_alone(facts: DomainFacts, request: Request) -> list[BootFile]:
+    """The files of hard disks that do not move: the domain uses them at the destination all the same."""
+    return [
+        BootFile(f"disk {disk.target}, which is left alone", path)
+        for disk in facts.disks
+        if disk.device == "disk" and disk.source_type == "file" and not migrates(disk, request)
+        for path in disk.chain
+    ]
+
+
 def disk(found: DiskFacts, uri: str) -> list[Finding]:
     """A disk that migrates is a qcow2 or raw file that nothing is being done with."""
 

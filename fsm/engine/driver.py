@@ -156,6 +156,8 @@ class Driver:
             findings=self.findings,
             notes=self.notes,
             left_behind=history.left_behind,
+            pulling=history.pulling,
+            not_flattened=history.not_flattened,
             duration_s=self.clock.monotonic_s() - self._began_at_s,
         )
 

@@ -14,7 +14,8 @@ from fsm.journal.records import Data, Lease, Phase, Record, converter
 
 # Data that is only ever read by people.
 _SENTENCES = frozenset(
-    {"findings", "accepted", "notes", "warning", "throttle", "abort", "cut", "cause", "remedy"}
+    {"findings", "accepted", "notes", "warning", "throttle", "abort", "cut", "cause", "remedy", "pulling"}
+    | {"not_flattened"}
 )
 
 

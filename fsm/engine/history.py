@@ -29,6 +29,8 @@ class History:
     the destination when the copies were continued last.
     ``probes`` are the files by which preflight has looked whether storage is shared.
     ``not_durable`` are the copies that nothing has written to stable storage by itself.
+    ``flattening`` names the disks whose block pull may run at the destination; ``pulling`` and
+    ``not_flattened`` tell what became of them.
     ``throttled`` names the disks to which the guest's writes may be throttled, at whichever host it is.
     """
 
@@ -51,6 +53,9 @@ class History:
     fenced: frozenset[Side] = frozenset()
     started_paused: bool = False
     throttled: frozenset[str] = frozenset()
+    flattening: frozenset[str] = frozenset()
+    pulling: tuple[str, ...] = ()
+    not_flattened: tuple[str, ...] = ()
     adopted: bool = False
     plan: Plan | None = None
     pools: tuple[PoolBefore, ...] = ()
@@ -140,6 +145,10 @@ class History:
             changes["started_paused"] = bool(data["started_paused"])
         if "throttled" in data:
             changes["throttled"] = frozenset(data["throttled"])
+        if "flattening" in data:
+            changes["flattening"] = frozenset(data["flattening"])
+        if "pulling" in data:
+            changes |= {key: tuple(data[key]) for key in ("pulling", "not_flattened")}
         if "unfenced" in data:
             changes["fenced"] = self.fenced - {Side(side) for side in data["unfenced"]}
         if "pools" in data:

@@ -13,7 +13,7 @@ from fsm.errors import HostError, ImageCorrupt, NotFound
 from fsm.hypervisor import port
 from fsm.hypervisor.values import DomainFacts
 from fsm.images.tables import look_at_image
-from fsm.machine.observation import Disk, Domain, DomainState, Host, Job, Layer, layer_of
+from fsm.machine.observation import BlockJob, Disk, Domain, DomainState, Host, Job, Layer, layer_of
 
 
 async def observe_hosts(hosts: Hosts, history: History) -> tuple[Host, Host]:
@@ -84,7 +84,10 @@ def in_machine_terms(facts: DomainFacts, side: Side, history: History) -> Domain
             disks.append(Disk(overlay.target, Layer.FOREIGN))
             continue
         layer = layer_of(found.chain, overlay.base, overlay.path, active=active)
-        disks.append(Disk(overlay.target, layer, found.chain, found.block_job))
+        job = found.block_job
+        if side is Side.DESTINATION and job is not None and _is_our_pull(job, overlay.target, history):
+            job = None
+        disks.append(Disk(overlay.target, layer, found.chain, job))
     marker = facts.marker
     return Domain(
         state=facts.state,
@@ -97,6 +100,11 @@ def in_machine_terms(facts: DomainFacts, side: Side, history: History) -> Domain
         marked_by_another=marker is not None and plan is not None and not plan.owns(marker),
         unrecorded=_unrecorded(facts, history),
     )
+
+
+def _is_our_pull(job: BlockJob, target: str, history: History) -> bool:
+    """One that this migration has begun at its end: no alteration, and nothing to wait for."""
+    return job.kind == "pull" and target in history.flattening
 
 
 def _unrecorded(facts: DomainFacts, history: History) -> tuple[str, ...]:

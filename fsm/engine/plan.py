@@ -99,7 +99,9 @@ class Request:
     ``exclude_disks`` names targets to be left alone. ``accept`` names preflight checks whose findings the
     user takes on himself. ``overlay_directory`` is where the overlays lie on both hosts; empty: each
     beside its base. ``delete_source``: the bases that were copied are removed at the source once all is
-    committed. ``direct`` is how the bases are copied; None: through libvirt's storage streams.
+    committed. ``flatten`` names the targets into whose images what is below them is to be pulled; that is
+    begun at the destination once all is committed. ``direct`` is how the bases are copied; None: through
+    libvirt's storage streams.
     ``correlation`` is the caller's own id for this request; every event of the log carries it.
     """
 
@@ -124,6 +126,7 @@ class Request:
     accept: tuple[str, ...] = ()
     overlay_directory: str = ""
     delete_source: bool = False
+    flatten: tuple[str, ...] = ()
     direct: Direct | None = None
     correlation: str = ""
 

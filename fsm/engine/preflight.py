@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from attrs import define, evolve, field
 
-from fsm.engine import checks, direct, elsewhere, preparation, shared, snapshot_data, space
+from fsm.engine import checks, direct, elsewhere, flattening, preparation, shared, snapshot_data, space
 from fsm.engine.actions import put_back
 from fsm.engine.backing import Backed
 from fsm.engine.checks import Finding
@@ -22,7 +22,7 @@ from fsm.engine.merging import choose
 from fsm.engine.plan import BackingFile, MergeChoice, Plan, PoolBefore, Request, Side, StorageChoice
 from fsm.engine.space import directory_of
 from fsm.errors import HostError, HostUnreachable, NotFound
-from fsm.hypervisor.domain_xml import BootFile, boot_files
+from fsm.hypervisor.domain_xml import boot_files
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DiskFacts, DomainFacts, FileFacts, HostIdentity, Overlay, PoolState
 from fsm.journal.port import DomainBusy
@@ -183,13 +183,16 @@ class Inspection:
             self.notes += [evolve(note, remedy="so its overlay is committed there") for note in against]
         self.notes += checks.bandwidth(self.request, len(overlays))
         self.notes += await snapshot_data.notes(source, overlays, facts.snapshots)
+        with self._finding("flatten", source.uri):
+            asked = self.request, source, destination, facts, overlays
+            self.findings += await flattening.findings(*asked)
+        grown = flattening.growth(self.request, overlays, files, backed.chains)
         if destination is not None:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)
             await backed.find(destination, overlays)
-            await self._destination_space(
-                destination, space.need_there(overlays, files, backed.copied, live=live)
-            )
+            need = space.need_there(overlays, files, backed.copied, live=live)
+            await self._destination_space(destination, need, grown)
             backing = await backed.compare(destination, settled=lambda: not self.refusing)
         if len(disks) < len(moving) or not settled:
             return
@@ -271,7 +274,7 @@ class Inspection:
                 )
             for key in dict.fromkeys((facts.uuid, self.request.destination_name or facts.name)):
                 await self._expect_no_domain(destination, key)
-            for file in (*boot_files(xml), *self._left_alone(facts)):
+            for file in (*boot_files(xml), *checks.left_alone(facts, self.request)):
                 variables = file.kind == "nvram"
                 if variables and not elsewhere.other_name(facts, self.request):
                     continue  # libvirt makes it from its template, and its content comes with the memory
@@ -280,16 +283,6 @@ class Inspection:
                     self.findings.append(checks.path_taken(file.path, destination.uri))
                 elif not variables and not is_there:
                     self.findings.append(checks.boot_file_missing(file, facts.name, destination.uri))
-
-    def _left_alone(self, facts: DomainFacts) -> list[BootFile]:
-        """The files of hard disks that do not move: the domain uses them at the destination all the same."""
-        return [
-            BootFile(f"disk {disk.target}, which is left alone", path)
-            for disk in facts.disks
-            if disk.device == "disk" and disk.source_type == "file"
-            if not checks.migrates(disk, self.request)
-            for path in disk.chain
-        ]
 
     async def _expect_no_domain(self, destination: Host, key: str) -> None:
         try:
@@ -314,7 +307,9 @@ class Inspection:
                     if await self._stat(destination, Side.DESTINATION, path) is not None:
                         self.findings.append(checks.path_taken(path, destination.uri))
 
-    async def _destination_space(self, destination: Host, need: dict[str, int]) -> None:
+    async def _destination_space(
+        self, destination: Host, need: dict[str, int], grown: dict[str, int]
+    ) -> None:
         for directory, need_bytes in need.items():
             if (Side.DESTINATION, directory) not in self._pools:
                 continue  # why it could not be looked at is reported with the paths
@@ -322,7 +317,9 @@ class Inspection:
             with self._finding("space", destination.uri), suppress(NotFound):
                 free_bytes = await destination.storage.free_bytes(directory)
                 what = "the copy, the overlay and its commit"
-                self.findings += checks.space(need_bytes, free_bytes, directory, destination.uri, what)
+                place = free_bytes, directory, destination.uri
+                self.findings += checks.space(need_bytes, *place, what)
+                self.findings += flattening.space(need_bytes, grown.get(directory, 0), *place)
 
     async def _stat(self, host: Host, side: Side, path: str) -> FileFacts | None:
         directory = directory_of(path)

@@ -17,6 +17,7 @@ ACTIONS: dict[str, str] = {
     "create-copies": "create the files that the bases will be copied into, each as one hole",
     "remove-source-overlays": "remove the overlay files at the source",
     "remove-source-bases": "remove the copied bases at the source, where asked for and nothing is against it",
+    "flatten-destination": "begin the block pulls at the destination that were asked for, and wait for none",
     "create-destination-overlays": "create empty overlays on the copied bases at the destination",
     "remove-destination-overlays": "remove the overlay files at the destination",
     "remove-copies": "remove the copied bases at the destination, those that this migration created",

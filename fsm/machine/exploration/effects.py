@@ -168,6 +168,8 @@ EFFECTS: Mapping[str, Effect] = {
     "undefine-source": _call(SOURCE, partial(hosts.undefine, side=SOURCE))._replace(leaves_fenced=True),
     # Nobody looks at the source's base any more; what can't be removed stays, and is told.
     "remove-source-bases": _call("", lambda world: world),
+    # A pull that has begun goes on by itself; one that has not is told.
+    "flatten-destination": _call("", lambda world: world),
     # How fast a guest writes decides nothing.
     "lift-source-throttle": _call(SOURCE, lambda world: world)._replace(leaves_fenced=True),
     "lift-destination-throttle": _call(DESTINATION, lambda world: world)._replace(leaves_fenced=True),
