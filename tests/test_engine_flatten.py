@@ -163,7 +163,7 @@ async def test_a_domain_that_does_not_run_any_more_is_not_pulled_into() -> None:
     simulation = await bare()
     world, uuid = simulation.world, simulation.uuid
     world.at("define_snapshots", lambda: world.pause(DESTINATION, uuid))
-    assert "does not run there" in await told(simulation)
+    assert "the domain is paused there" in await told(simulation)
     assert "start_pull" not in [call.name for call in world.calls]
 
 
@@ -175,8 +175,18 @@ def _take(simulation: Simulation) -> None:
 async def test_a_snapshot_that_came_meanwhile_keeps_the_chain() -> None:
     simulation = await bare()
     simulation.world.at("define_snapshots", lambda: _take(simulation))
-    assert "has got the snapshots new" in await told(simulation)
+    assert "holds the snapshots new" in await told(simulation)
     assert (await chains(simulation))["vda"] == (VDA, MIDDLE, GOLDEN)
+
+
+async def test_snapshots_can_not_be_taken_on() -> None:
+    """Whoever accepts the finding gets a migration, and no pull."""
+    simulation = await bare()
+    result = await simulation.migrate(flatten=("vdb",), accept=("flatten",))
+    assert (result.state, result.pulling) == ("committed", ())
+    assert "holds the snapshots kept" in result.not_flattened[0]
+    simulation.world.tick(9)
+    assert (await chains(simulation))["vdb"] == (VDB, MIDDLE, GOLDEN)
 
 
 async def test_a_snapshot_that_came_at_the_last_moment_stops_the_pull() -> None:

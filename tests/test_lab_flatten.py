@@ -11,6 +11,7 @@ from fsm.lab import DiskSpec, GuestSpec, LabHost, evidence
 from fsm.lab.guest import Guest, start
 from fsm.lab.host import IMAGES
 from fsm.lab.process import wait_until
+from tests.lab_definitions import definition
 from tests.lab_rig import LONG_LAB, Rig, failed, files, look, picture, watched
 from tests.libvirt_helpers import digest
 
@@ -72,6 +73,7 @@ def test_the_chain_is_gone_and_every_write_is_there(rig: Rig, guest: Guest, merg
         assert f"a block pull has begun, and goes on by itself; disk vda: {command}" in finished.stdout
         assert "not flattened" not in finished.stderr
         wait_until(lambda: chain(rig.beta, "vda") == [VDA], timeout=60, what="the block pull's end")
+    assert definition(rig.beta, SPEC.name) == before.definition
     assert {VDA, VDB}.isdisjoint(files(rig.alpha))
     assert "backing file" not in rig.beta.run(["qemu-img", "info", "-U", VDA])
     # Nothing that it reads comes from what was below it.

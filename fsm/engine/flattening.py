@@ -150,11 +150,11 @@ async def _begin(context: Context, overlay: Overlay) -> str:
     host, uuid = await context.host(Side.DESTINATION), context.planned.domain_uuid
     facts = await host.domain(uuid)
     if facts is None or facts.state is not DomainState.RUNNING:
-        return "the domain does not run there"
+        return f"the domain is {facts.state if facts else 'gone'} there"
     if any(disk.target == overlay.target and disk.chain == (overlay.base,) for disk in facts.disks):
         return ""
     if names := await _snapshots(host, overlay.base):
-        return f"its image has got the snapshots {names}, which would read zeros then"
+        return f"its image holds the snapshots {names}, which would read zeros then"
     await host.start_pull(uuid, overlay.target, overlay.base)
     # libvirt takes none while the job runs, and one that came before it loses nothing as long as it runs.
     if names := await _snapshots(host, overlay.base):
