@@ -79,6 +79,7 @@ RUN = {
     "fsm migrate --correlation ID": ("tests/test_cli_replay.py", '"--correlation", "req-7"'),
     "fsm -v": ("tests/test_cli_migrate.py", 'cli("-v", "show", migration)'),
     "fsm COMMAND --help": ("tests/test_cli.py", "def test_every_command_has_help"),
+    "virsh blockjob DOMAIN TARGET": ("tests/test_lab_flatten.py", '"blockjob", SPEC.name, "vda"'),
     "virsh snapshot-create-as web before-lunch": ("tests/test_lab_polkit.py", '"snapshot-create-as", "web"'),
     "virsh vol-list fsm-guard": ("tests/test_lab_polkit.py", '"vol-list", POOL'),
     "virsh vol-delete --pool fsm-guard domain-UUID": (

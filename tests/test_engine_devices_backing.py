@@ -68,6 +68,15 @@ async def test_it_stays_on_its_template(
     await check_end(simulation, result)
 
 
+async def test_it_is_not_flattened_onto_a_device(told: Told) -> None:
+    simulation = on_template(told)
+    simulation.world.state.hosts[DESTINATION].hypervisor_version = (10, 0, 0)
+    result = await simulation.migrate(flatten=("vda",), **PLAIN)
+    assert result.state == "refused"
+    (finding,) = result.findings
+    assert (finding.check, "it arrives on a block device" in finding.message) == ("flatten", True)
+
+
 @pytest.mark.parametrize("there", [True, False])
 async def test_one_that_both_hosts_share_stays_on_its_template(told: Told, there: bool) -> None:  # noqa: FBT001
     simulation = on_template(told, there=there, shared=True, cache="none")

@@ -68,7 +68,7 @@ async def _why_not(source: Host, facts: DomainFacts, overlay: Overlay) -> tuple[
     if overlay.base_format != "qcow2":
         return f"it is {overlay.base_format}, and stands on no other file", _LEAVE
     if overlay.arrives_on_device:
-        return "its copy lies on a block device, which does not grow with a pull", _LEAVE
+        return "it arrives on a block device, which does not grow with a pull", _LEAVE
     chain = next(disk.chain for disk in facts.disks if disk.target == overlay.target)
     if facts.state is not DomainState.SHUT_OFF and len(chain) == 1:
         return "it stands on no other file already", _LEAVE
