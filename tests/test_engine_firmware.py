@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fsm.hypervisor.firmware_xml import variables_file
 from tests.simulation import DESTINATION, SOURCE, Simulation, simulate
 
 
@@ -34,6 +35,29 @@ async def test_variables_of_another_domain_are_not_overwritten_under_another_nam
     simulation.world.put_file(DESTINATION, "/v.fd", b"another's")
     result = await simulation.migrate(destination_name="mail")
     assert [(one.check, "/v.fd" in one.message) for one in result.findings] == [("path-taken", True)]
+
+
+async def test_a_file_that_is_libvirts_choice_stays_the_domains_under_another_name() -> None:
+    """libvirt 9.0 names it in what runs alone, and would look for one by the new name at the next start."""
+    simulation = await simulate()
+    named = "<nvram template='/t.fd'>/var/lib/libvirt/qemu/nvram/web_VARS.fd</nvram>"
+    described(simulation, named)
+    with simulation.world.changing() as state:
+        record = state.hosts[SOURCE].domains[simulation.uuid]
+        record.definition = (
+            (record.definition or "").replace(named, "").replace("<os>", "<os firmware='efi'>")
+        )
+    for uri in (SOURCE, DESTINATION):
+        simulation.world.put_file(uri, "/t.fd", b"template")
+        simulation.world.add_directory(uri, "/var/lib/libvirt/qemu/nvram")
+    result = await simulation.migrate(destination_name="mail")
+    assert (result.state, result.findings) == ("committed", ())
+    host = await simulation.world.connect(DESTINATION)
+    files = [
+        variables_file(xml)
+        for xml in (await host.domain_xml(simulation.uuid), await host.persistent_xml(simulation.uuid))
+    ]
+    assert files == ["/var/lib/libvirt/qemu/nvram/web_VARS.fd"] * 2
 
 
 async def test_snapshots_of_variables_are_not_lost_unseen() -> None:

@@ -13,6 +13,7 @@ from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import Side
 from fsm.errors import ActionFailed, HostError, HostUnreachable, NotFound, OutcomeUnknown
 from fsm.hypervisor.domain_xml import with_disk_sources, with_name
+from fsm.hypervisor.firmware_xml import with_variables_named
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import JobProgress, MigrationRequest
 from fsm.machine.observation import DomainState, Job, Layer, Merge
@@ -92,12 +93,15 @@ async def _expect_overlays(context: Context, source: Host) -> None:
 async def _migration_request(context: Context, source: Host) -> MigrationRequest:
     uuid, request = context.planned.domain_uuid, context.request
     images, devices = context.planned.arrivals, context.planned.devices_at(Side.DESTINATION)
+    persistent = await source.persistent_xml(uuid)
+    if context.planned.destination_name:  # by that name its next start would look for another file
+        persistent = with_variables_named(persistent)
     return MigrationRequest(
         destination_uri=request.peer_uri or request.destination_uri,
         migrate_uri=request.migrate_uri,
         destination_name=context.planned.destination_name,
         destination_xml=with_disk_sources(await source.domain_xml(uuid), images, devices),
-        persistent_xml=with_disk_sources(await source.persistent_xml(uuid), images, devices),
+        persistent_xml=with_disk_sources(persistent, images, devices),
         disks=context.planned.targets,
         bandwidth_mib_per_s=share_mib_per_s(request.bandwidth_mib_per_s, len(context.planned.targets)),
         unsafe="unsafe" in request.accept,
