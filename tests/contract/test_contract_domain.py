@@ -7,7 +7,7 @@ import pytest
 from fsm.errors import HostError, NotFound
 from fsm.hypervisor import domain_xml
 from fsm.machine.observation import DomainState, Job
-from tests.contract.contract_rig import Rig, RigDisk, disk_of, facts_of, until
+from tests.contract.contract_rig import KIB, MIB, Rig, RigDisk, disk_of, facts_of, until
 
 NOBODY = "8a3e1d64-02c4-4f37-9a2e-1b5d7c9e0f11"
 DISKS = (
@@ -151,6 +151,28 @@ async def test_a_definition_goes_to_another_host(rig: Rig) -> None:
     with pytest.raises(HostError):
         await destination.define(xml.replace(uuid, NOBODY))
     assert await destination.domain(NOBODY) is None
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "missing"])
+async def test_uefi_variables_are_made_by_a_start_and_removed_by_nothing(rig: Rig, *, there: bool) -> None:
+    uuid = rig.domain("web", running=False)
+    host = await rig.host(rig.source)
+    code, template, variables = (f"{rig.images}/{name}.fd" for name in ("code", "template", "variables"))
+    rig.put_file(rig.source, code, {0: b"code"}, MIB)
+    rig.put_file(rig.source, template, {0: b"template"}, 128 * KIB)
+    if there:
+        rig.put_file(rig.source, variables, {0: b"variables"}, 128 * KIB)
+    firmware = f"<loader readonly='yes' type='pflash'>{code}</loader>"
+    firmware += f"<nvram template='{template}'>{variables}</nvram></os>"
+    xml = (await host.persistent_xml(uuid)).replace("</os>", firmware)
+    await host.undefine(uuid)
+    await host.define(xml)
+    await host.start_paused(uuid)
+    content = rig.file_bytes(rig.source, variables)
+    assert content.rstrip(b"\0") == (b"variables" if there else b"template")
+    await host.destroy(uuid)
+    await host.undefine(uuid)
+    assert rig.file_bytes(rig.source, variables) == content
 
 
 async def test_a_definition_with_snapshots_is_not_removed(rig: Rig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fsm.hypervisor import domain_xml
+from fsm.hypervisor import domain_xml, firmware_xml
 from fsm.hypervisor.simulated import documents, files, images
 from fsm.hypervisor.simulated.state import Denied, HostState, Instance, LiveDisk, WorldState
 
@@ -12,13 +12,26 @@ from fsm.hypervisor.simulated.state import Denied, HostState, Instance, LiveDisk
 def open_disks(state: WorldState, host: HostState, text: str) -> dict[str, LiveDisk]:
     """Open the images of a domain that is about to start; ``Missing`` names a file that is not there."""
     for boot in domain_xml.boot_files(text):
-        if boot.kind != "nvram":  # libvirt makes a missing one from its template
+        if boot.kind != "nvram":
             files.existing(state, host, boot.path)
-    return {
+    disks = {
         disk.target: LiveDisk(disk.target, images.chain(state, host, disk.source, disk.format or "raw"))
         for disk in documents.disks(text)
         if disk.source_type in ("file", "block") and disk.source
     }
+    _make_variables(state, host, text)
+    return disks
+
+
+def _make_variables(state: WorldState, host: HostState, text: str) -> None:
+    """A missing file of UEFI variables is made from its template; the end of a domain does not remove it."""
+    path = firmware_xml.variables_file(text)
+    templates = [boot.path for boot in domain_xml.boot_files(text) if boot.kind == "nvram-template"]
+    if not path or not templates or files.find(state, host, path) is not None:
+        return
+    template = files.existing(state, host, templates[0])
+    files.create(state, host, path, template.size)
+    files.write(state, host, path, 0, files.read(template, 0, template.size))
 
 
 def writable(instance: Instance) -> list[LiveDisk]:
