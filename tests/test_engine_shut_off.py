@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -11,6 +11,7 @@ from fsm.engine.result import Result
 from fsm.hypervisor import domain_xml
 from fsm.hypervisor.simulated import SimulatedDisk, domains
 from fsm.machine.observation import DomainState
+from tests.firmware import CONTENT, content, firm
 from tests.lives import AFTER, Life, Point
 from tests.simulation import DESTINATION, IMAGES, ON_SHARED, SOURCE, Simulation, check_end, simulate
 
@@ -93,21 +94,24 @@ async def _ended(simulation: Simulation, hook: Callable[[Life, Point], None], re
     return result
 
 
-async def _points() -> list[str]:
+async def _points(begin: Callable[[], Awaitable[Simulation]]) -> list[str]:
     """Every point that a migration comes to behind the first record."""
     seen: list[str] = []
-    simulation = await shut_off()
+    simulation = await begin()
     await Life(simulation, lambda _, point: seen.append(str(point))).run(None, **AUTO)
     return seen
 
 
+@pytest.mark.parametrize("begin", [shut_off, firm], ids=["plain", "variables"])
 @pytest.mark.parametrize("request_", ["", "abort"], ids=["resumed", "aborted"])
-async def test_an_engine_may_die_at_any_point(request_: str) -> None:
-    every = await _points()
+async def test_an_engine_may_die_at_any_point(
+    begin: Callable[[], Awaitable[Simulation]], request_: str
+) -> None:
+    every = await _points(begin)
     first = next(index for index, point in enumerate(every) if AFTER["intent"] in point)
     ends = set()
     for number in range(first, len(every)):
-        simulation, left = await shut_off(), [number]
+        simulation, left = await begin(), [number]
 
         def die(life: Life, _point: Point, left: list[int] = left) -> None:
             left[0] -= 1
@@ -120,6 +124,9 @@ async def test_an_engine_may_die_at_any_point(request_: str) -> None:
         assert result.state == "committed" or may_go_back, every[number]
         ends.add(result.state)
         await check_end(simulation, result)
+        if begin is firm:
+            assert content(simulation, SOURCE) == CONTENT
+            assert result.state != "committed" or content(simulation, DESTINATION) == CONTENT, every[number]
         simulation.put_away()
     assert ends == {"committed", "rolled-back", *(["refused"] if request_ else [])}
 
@@ -159,22 +166,12 @@ def edited(simulation: Simulation, old: str, new: str) -> None:
         record.definition = record.definition.replace(old, new)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "what"),
-    [
-        ("</os>", "<nvram>/var/lib/libvirt/images/web.fd</nvram></os>", "UEFI variables"),
-        ("</devices>", "<tpm model='tpm-tis'><backend type='emulator'/></tpm></devices>", "TPM"),
-    ],
-    ids=["nvram", "tpm"],
-)
-async def test_state_that_only_qemu_carries_is_refused(old: str, new: str, what: str) -> None:
+async def test_state_that_only_qemu_carries_is_refused() -> None:
     simulation = await shut_off()
-    for uri in (SOURCE, DESTINATION):
-        simulation.world.put_file(uri, f"{IMAGES}/web.fd", b"variables")
-    edited(simulation, old, new)
+    edited(simulation, "</devices>", "<tpm model='tpm-tis'><backend type='emulator'/></tpm></devices>")
     result = await simulation.migrate(**AUTO)
     assert (result.state, [finding.check for finding in result.findings]) == ("refused", ["state-file"])
-    assert what in result.findings[0].message
+    assert "TPM" in result.findings[0].message
 
 
 async def test_a_block_device_is_refused_and_not_opened() -> None:
@@ -196,7 +193,7 @@ async def test_a_block_device_is_refused_and_not_opened() -> None:
     assert not [path for path in looked_at if str(path).startswith("/dev")]
 
 
-def test_the_state_that_qemu_carries_is_read_from_the_description() -> None:
-    tpm = "<tpm><backend type='passthrough'/></tpm>"
-    xml = f"<domain><os><nvram>/a.fd</nvram></os><devices>{tpm}</devices></domain>"
-    assert domain_xml.own_state(xml) == ("UEFI variables (/a.fd)",)
+@pytest.mark.parametrize("kind", ["emulator", "passthrough"])
+def test_the_state_that_qemu_carries_is_read_from_the_description(kind: str) -> None:
+    xml = f"<domain><devices><tpm><backend type='{kind}'/></tpm></devices></domain>"
+    assert domain_xml.has_emulated_tpm(xml) == (kind == "emulator")

@@ -25,7 +25,7 @@ from fsm.engine.observe import in_machine_terms
 from fsm.engine.plan import BackingFile, Bases, Plan, PoolBefore, Request, Side
 from fsm.engine.space import directory_of
 from fsm.errors import FsmError, HostUnreachable
-from fsm.hypervisor import domain_xml, markers
+from fsm.hypervisor import domain_xml, firmware_xml, markers
 from fsm.hypervisor.port import Connector, Host
 from fsm.hypervisor.uris import is_plain, safe_uri
 from fsm.hypervisor.values import Base, DomainFacts, Marker, PoolState, SnapshotMetadata
@@ -137,7 +137,8 @@ class Adoption:
             destination_name=marker.destination_name,
         )
         facts = await self._still(plan)
-        marker = _borne_out(marker, facts)
+        xmls = [await self._hosts[side].domain_xml(plan.domain_uuid) for side in facts]
+        marker = _borne_out(marker, facts, {firmware_xml.variables_file(xml) for xml in xmls})
         plan = evolve(plan, backing=tuple(BackingFile(*file) for file in marker.below))
         if Side.SOURCE in facts:  # the case may be told of under the name that it has at the destination
             plan = evolve(plan, domain_name=facts[Side.SOURCE].name)
@@ -323,9 +324,9 @@ class Adoption:
         return tuple(complete(snapshot) for snapshot in unpacked.snapshots)
 
 
-def _borne_out(marker: Marker, facts: Mapping[Side, DomainFacts]) -> Marker:
-    """The marker without files below bases that are in no chain: nothing else is to be opened at its word."""
-    seen = {layer for found in facts.values() for disk in found.disks for layer in disk.chain}
+def _borne_out(marker: Marker, facts: Mapping[Side, DomainFacts], variables: set[str]) -> Marker:
+    """The marker without files that the domain is not seen to use: no others are to be opened at its word."""
+    seen = {layer for found in facts.values() for disk in found.disks for layer in disk.chain} | variables
     below = tuple(file for file in marker.below if file[0] in seen)
     paths = {path for path, _ in below}
     bases = tuple(base for base in marker.bases if not base.below or base.path in paths)

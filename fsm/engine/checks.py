@@ -9,7 +9,7 @@ from attrs import frozen
 
 from fsm.engine.plan import Request, Side
 from fsm.engine.space import directory_of
-from fsm.hypervisor import domain_xml
+from fsm.hypervisor import domain_xml, firmware_xml
 from fsm.hypervisor.domain_xml import BootFile
 from fsm.hypervisor.values import (
     DiskFacts,
@@ -112,29 +112,25 @@ def domain(facts: DomainFacts, uri: str) -> list[Finding]:
 
 
 def shut_off(facts: DomainFacts, xml: str, uri: str) -> list[Finding]:
-    """A domain that is shut off has nothing besides its disks that QEMU would carry in a live migration."""
-    if facts.state is not DomainState.SHUT_OFF:
+    """A domain that is shut off has no TPM whose state QEMU would carry in a live migration."""
+    if facts.state is not DomainState.SHUT_OFF or not domain_xml.has_emulated_tpm(xml):
         return []
-    return [
-        Finding(
-            "state-file",
-            uri,
-            f"domain {facts.name} is shut off and has {what}, which only a running one brings along",
-            "start it, then migrate it live",
-        )
-        for what in domain_xml.own_state(xml)
-    ]
+    what = f"domain {facts.name} is shut off and has an emulated TPM, which only a running one brings along"
+    return [Finding("state-file", uri, what, "start it, then migrate it live")]
 
 
 def variable_store(facts: DomainFacts, xml: str, uri: str) -> list[Finding]:
     """No snapshot has a part of its own among the UEFI variables.
 
     libvirt 12.8 keeps it in a qcow2 file of variables (9.0 takes no snapshot of such a domain). The
-    destination's is made anew, and what comes with the memory is only what the variables are now.
+    destination's is made anew, and what comes with the memory is only what the variables are now. Of a domain
+    that is shut off the file is copied whole.
     """
-    if not facts.snapshots or not (path := domain_xml.variables_in_qcow2(xml)):
+    found = firmware_xml.variables(xml)
+    live = facts.state is not DomainState.SHUT_OFF
+    if not live or not facts.snapshots or found is None or found.format != "qcow2":
         return []
-    what = f"{path} holds what {facts.name}'s snapshots keep of its UEFI variables: they would be lost"
+    what = f"{found.path} holds what {facts.name}'s snapshots keep of its UEFI variables: they would be lost"
     return [
         Finding("variable-store", uri, what, "delete the snapshots, or lose that: --accept variable-store")
     ]

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from attrs import evolve, field, frozen
 
+from fsm.hypervisor import firmware_xml
 from fsm.hypervisor.uris import safe_uri
 from fsm.hypervisor.values import Base, Marker, Overlay, PoolState, SnapshotMetadata, Tuning, Wiring
 from fsm.machine.observation import Merge, Size
@@ -152,6 +153,8 @@ class PoolBefore:
 class BackingFile:
     """A file below bases: both hosts have it alike, or it is copied along. See ``fsm.engine.backing``.
 
+    So are the UEFI variables of a domain that is shut off: see ``fsm.engine.variables``.
+
     ``modified`` is the mark by which a write into it shows at the source, ``arrived`` at the destination;
     None: it is not there, and is copied.
     """
@@ -274,6 +277,11 @@ class Bases:
     domain_xml: str = field(default="", repr=False)
     persistent_xml: str = field(default="", repr=False)
     packed: str = field(default="", repr=False)
+
+    @property
+    def variables(self) -> str:
+        """The path of the domain's UEFI variables, empty where they are in no file."""
+        return firmware_xml.variables_file(self.persistent_xml) if self.persistent_xml else ""
 
     def of(self, path: str) -> Base:
         """The base with this path."""

@@ -21,6 +21,7 @@ from fsm.engine.device_checks import OnDevices
 from fsm.engine.merging import choose
 from fsm.engine.plan import BackingFile, MergeChoice, Plan, PoolBefore, Request, Side, StorageChoice
 from fsm.engine.space import directory_of
+from fsm.engine.variables import VariableStore
 from fsm.errors import HostError, HostUnreachable, NotFound
 from fsm.hypervisor.domain_xml import boot_files
 from fsm.hypervisor.port import Host
@@ -191,9 +192,16 @@ class Inspection:
             await self._at_destination(facts, source, destination)
             await self._destination_paths(destination, overlays)
             await backed.find(destination, overlays)
-            need = space.need_there(overlays, files, backed.copied, live=live)
+            store = VariableStore(self.context, source, self._stat, self.findings)
+            with self._finding("state-file", source.uri):
+                await store.look(facts)
+            with self._finding("directory-missing", destination.uri):
+                await store.find(destination)
+            also = [*backed.copied, *store.copied]
+            need = space.need_there(overlays, files, also, live=live)
             await self._destination_space(destination, need, grown)
-            backing = await backed.compare(destination, settled=lambda: not self.refusing)
+            compared = await backed.compare(destination, settled=lambda: not self.refusing)
+            backing = (*compared, *store.backing)
         if len(disks) < len(moving) or not settled:
             return
         self.plan = Plan(
@@ -275,13 +283,7 @@ class Inspection:
             for key in dict.fromkeys((facts.uuid, self.request.destination_name or facts.name)):
                 await self._expect_no_domain(destination, key)
             for file in (*boot_files(xml), *checks.left_alone(facts, self.request)):
-                variables = file.kind == "nvram"
-                if variables and not elsewhere.other_name(facts, self.request):
-                    continue  # libvirt makes it from its template, and its content comes with the memory
-                is_there = await self._stat_or_none(destination, file.path) is not None
-                if variables and is_there:  # it is called as the domain here: another one of that name has it
-                    self.findings.append(checks.path_taken(file.path, destination.uri))
-                elif not variables and not is_there:
+                if file.kind != "nvram" and await self._stat_or_none(destination, file.path) is None:
                     self.findings.append(checks.boot_file_missing(file, facts.name, destination.uri))
 
     async def _expect_no_domain(self, destination: Host, key: str) -> None:

@@ -27,7 +27,8 @@ async def remove_source_bases(context: Context) -> None:
     uri = context.request.shown_uri(Side.SOURCE)
     removed: list[str] = context.outcome.setdefault("removed", [])
     # What is below a base is others' as well.
-    bases = [base for base in context.copied_bases if not base.below]
+    own = context.history.bases.variables
+    bases = [base for base in context.copied_bases if not base.below or base.path == own]
     # Before the first of them is: who comes after a crash finds in the journal why a file is gone.
     await context.note("remove-source-bases", {"removing": [base.path for base in bases]})
     for base in bases:
@@ -91,6 +92,9 @@ async def _why_incomplete(context: Context, source: Host, base: Base) -> str:
     """What the destination lacks: its disk on the copy alone, which holds every snapshot of the base."""
     destination = await context.host(Side.DESTINATION)
     domain = await look(destination, Side.DESTINATION, context.planned.domain_uuid, context.history)
+    if base.below:
+        used = domain is not None and await destination.storage.stat(base.path) is not None
+        return "" if used else "its copy is not there any more, or the domain is not"
     overlay = _overlay_of(context, base)
     disks = {disk.target: disk for disk in domain.disks} if domain is not None else {}
     disk = disks.get(overlay.target)

@@ -75,6 +75,7 @@ async def _move_definition(context: Context) -> None:
         raise ActionFailed("migrate", f"{source.uri}: the domain is not shut off any more", retryable=False)
     moved = {target: image for target, image in context.planned.arrivals.items() if image[0] in moved_to}
     xml = with_disk_sources(xml, moved, context.planned.devices_at(Side.DESTINATION))
+    xml = with_variables_named(xml)
     name = context.planned.destination_name
     await destination.define(with_name(xml, name) if name else xml)
 

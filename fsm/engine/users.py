@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fsm.engine.checks import may_be_shown
 from fsm.engine.context import Context
 from fsm.engine.plan import PoolBefore, Side
 from fsm.engine.space import directory_of
 from fsm.errors import NotFound
+from fsm.hypervisor import firmware_xml
 from fsm.hypervisor.values import DiskFacts, DomainFacts
 from fsm.journal.records import converter
 from fsm.machine.observation import DomainState
 
 
 async def user_of(context: Context, side: Side, path: str) -> str:
-    """The name of a domain of that host with this file in a disk's chain, empty without one.
+    """The name of a domain of that host that has this file in a disk's chain, or its UEFI variables in it.
 
-    Of one that is shut off libvirt tells the active layer alone; the files themselves name those below.
+    Empty without one. Of one that is shut off libvirt tells the active layer alone; the files themselves name
+    those below.
     """
     host = await context.host(side)
     for uuid in await host.domains():
@@ -25,6 +29,9 @@ async def user_of(context: Context, side: Side, path: str) -> str:
         for disk in facts.disks:
             chain = await _chain(context, side, facts, disk)
             if chain is None or path in chain:
+                return facts.name
+        with suppress(NotFound):  # it is gone by now
+            if path == firmware_xml.variables_file(await host.domain_xml(uuid)):
                 return facts.name
     return ""
 

@@ -173,19 +173,9 @@ def boot_files(xml: str) -> tuple[BootFile, ...]:
     return tuple(found)
 
 
-def own_state(xml: str) -> tuple[str, ...]:
-    """What a domain keeps besides its disks, in words: UEFI variables, the state of an emulated TPM."""
-    found = [f"UEFI variables ({file.path})" for file in boot_files(xml) if file.kind == "nvram"]
-    if parse(xml).find("devices/tpm/backend[@type='emulator']") is not None:
-        found.append("an emulated TPM")
-    return tuple(found)
-
-
-def variables_in_qcow2(xml: str) -> str:
-    """The file of a domain's UEFI variables, where that is a qcow2 image; else empty."""
-    if parse(xml).find("os/nvram[@format='qcow2']") is None:
-        return ""
-    return next((file.path for file in boot_files(xml) if file.kind == "nvram"), "its file")
+def has_emulated_tpm(xml: str) -> bool:
+    """Whether libvirt keeps the state of an emulated TPM for the domain."""
+    return parse(xml).find("devices/tpm/backend[@type='emulator']") is not None
 
 
 def graphics_password(xml: str) -> str | None:
