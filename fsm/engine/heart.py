@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -33,7 +34,7 @@ def boot_time_s() -> float:
 
 @define(eq=False)
 class Heart:
-    """The heartbeat of one engine. ``on_beat`` is awaited after each."""
+    """The heartbeat of one engine. ``on_beat`` is awaited after each; that it fails ends nothing."""
 
     journal: Journal
     holder: str = field(factory=lambda: str(new_holder()))
@@ -92,4 +93,5 @@ class Heart:
             except FsmError:
                 return
             if self.on_beat is not None:
-                await self.on_beat()
+                with suppress(FsmError):  # what it did not get to is done behind the next beat
+                    await self.on_beat()
