@@ -120,6 +120,16 @@ async def test_more_than_a_pipe_holds_of_both_outputs() -> None:
     assert (await HERE.ask(script)).endswith("\nend")
 
 
+async def test_a_way_that_takes_nothing_counts_as_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that fell silent while SSH connects; a long script does not fit into the pipe to it."""
+    monkeypatch.setattr(module, "ANSWER_S", 0.05)
+    monkeypatch.setattr(module, "GRACE_S", 0.05)
+    way = Shell("qemu+ssh://h/system", ("sh", "-c", "exec sleep 1000"))
+    async with asyncio.timeout(10):  # far from the command's end
+        with pytest.raises(HostUnreachable, match="not taken"):
+            await way.ask("#" * 1_000_000)
+
+
 @pytest.mark.parametrize(
     ("uri", "prefix"),
     [

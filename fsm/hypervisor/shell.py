@@ -89,12 +89,20 @@ class Running:
     _listener: asyncio.Task[None] | None = field(default=None, init=False)
 
     async def begin(self, script: str) -> None:
-        """Hand the script over. Nothing more is ever sent; the end of the input is the sign to stop."""
+        """Hand the script over. Nothing more is ever sent; the end of the input is the sign to stop.
+
+        Raises ``HostUnreachable`` when a script that pipes can't hold is not taken in time.
+        """
         self._listener = asyncio.create_task(self._listen())
         # Braces: a shell takes in all of it before it runs any, so no command in it can eat the rest.
         _pipe(self._process.stdin).write(f"{{\n{script}\nexit\n}}\n".encode())
-        with suppress(ConnectionError):  # told better by its exit status and words
-            await _pipe(self._process.stdin).drain()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await _pipe(self._process.stdin).drain()
+        except ConnectionError:
+            pass  # told better by its exit status and words
+        except TimeoutError as error:
+            raise self._unreachable(f"the command was not taken within {ANSWER_S:g} s") from error
 
     async def line(self, timeout_s: float) -> str | None:
         """Its next line, None behind the last. ``HostUnreachable`` when none came for ``timeout_s``."""
