@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
@@ -50,6 +49,7 @@ class Driving:
     copying: asyncio.Semaphore = field(init=False)
     _interpreter: Interpreter = field(init=False)
     _scribe: Scribe = field(init=False)
+    _owed: list[Lease] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.callbacks = Callbacks(self.log, self.deliver)
@@ -74,6 +74,19 @@ class Driving:
                 expires = error.expires
             await asyncio.sleep(BEAT_S)
 
+    async def take(self, migration: str, holder: str) -> Taken:
+        """The same with all that is recorded of it, read behind the lease: before, another may have written.
+
+        One that can't be read is nobody's afterwards.
+        """
+        lease = await self.acquire(migration, holder)
+        try:
+            header = await asyncio.to_thread(self.journal.header, migration)
+            return Taken(lease, header, await asyncio.to_thread(self.journal.records, migration))
+        except BaseException:
+            await self._release(lease)
+            raise
+
     async def begin(
         self,
         taken: Sequence[Taken],
@@ -87,7 +100,13 @@ class Driving:
             driver = self._driver(one, feed)
             begun.append((driver, feed, _may_not_wait(one)))
             self.driven[driver.migration] = driver
-        await self.hand_out_requests()
+        try:
+            await self.hand_out_requests()
+        except BaseException:
+            # Nobody drives them; kept by a heart that goes on, their leases would keep all others away.
+            for driver, _, _ in begun:
+                await self._let_go(driver)
+            raise
         handles = []
         for driver, feed, may_not_wait in begun:
             teller = self.callbacks.teller(feed, on_progress, on_record)
@@ -138,9 +157,15 @@ class Driving:
     async def _let_go(self, driver: Driver) -> None:
         """Close what the driver used and give its lease back, also when it is cancelled meanwhile."""
         del self.driven[driver.migration]
-        with suppress(JournalUnavailable):  # then the lease runs out by itself
-            await asyncio.to_thread(self.journal.release, driver.lease)
+        await self._release(driver.lease)
         await driver.hosts.close()
+
+    async def _release(self, lease: Lease) -> None:
+        try:
+            await asyncio.to_thread(self.journal.release, lease)
+        except JournalUnavailable:
+            # While this engine's heart goes on the lease never runs out by itself.
+            self._owed.append(lease)
 
     def _ended(self, feed: Feed, _task: asyncio.Task[Result]) -> None:
         # Its lease was free a moment before: it may be driven here again.
@@ -150,7 +175,10 @@ class Driving:
         feed.end()
 
     async def hand_out_requests(self) -> None:
-        """Give every driver what was asked of its migration in the journal."""
+        """Give every driver what was asked of its migration in the journal, and leases back that are owed."""
+        while self._owed:  # bounded: nothing is added where the journal answers
+            await asyncio.to_thread(self.journal.release, self._owed[-1])
+            self._owed.pop()
         for asked in await asyncio.to_thread(self.journal.asked):
             if (driver := self.driven.get(asked.migration)) is not None:
                 driver.ask(asked)

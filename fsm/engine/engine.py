@@ -278,10 +278,7 @@ class Engine:
         on_record: OnRecord | None,
     ) -> Handle:
         await self._heart.start()
-        lease = await self._driving.acquire(migration, self._heart.holder)
-        # Read behind the lease: until then another engine may have been writing.
-        header = await asyncio.to_thread(self.journal.header, migration)
-        taken = Taken(lease, header, await asyncio.to_thread(self.journal.records, migration))
+        taken = await self._driving.take(migration, self._heart.holder)
         handles = await self._driving.begin([taken], on_progress, on_record)
         return handles[0]
 
