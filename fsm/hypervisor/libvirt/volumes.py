@@ -34,16 +34,36 @@ def find(call: Call, path: str) -> Any:
 
 def stat(call: Call, path: str) -> FileFacts | None:
     """The file at ``path``, None when there is none."""
-    volume = find(call, path)
-    return None if volume is None else _unless_gone(lambda: _facts(volume, path))
+    directory, name = split(call, path)
+
+    def look(pool: Any) -> FileFacts | None:
+        return _unless_gone(lambda: _facts(pool.storageVolLookupByName(name), path))
+
+    return pools.using(call, directory, look)
 
 
 def peek(call: Call, path: str, offset: int, length: int) -> bytes:
     """A piece of the file's content, through a stream on the same connection."""
-    split(call, path)
-    volume = _unless_gone(lambda: call.connection.storageVolLookupByPath(path)) or find(call, path)
-    if volume is None:
+    directory, name = split(call, path)
+
+    def read(look_up: Callable[[], Any]) -> bytes | None:
+        volume = _unless_gone(look_up)
+        return None if volume is None else _content(call, volume, offset, length)
+
+    content = None
+    try:
+        content = read(lambda: call.connection.storageVolLookupByPath(path))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:  # somebody has just released it
+            raise
+    if content is None:
+        content = pools.using(call, directory, lambda pool: read(lambda: pool.storageVolLookupByName(name)))
+    if content is None:
         raise call.not_found(f"there is no file {path!r}")
+    return content
+
+
+def _content(call: Call, volume: Any, offset: int, length: int) -> bytes:
     end = min(offset + length, volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
     parts: list[bytes] = []
     if offset >= end:
