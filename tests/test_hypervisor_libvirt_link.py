@@ -17,7 +17,8 @@ from fsm.hypervisor.libvirt.session import Call
 class Connection:
     """Stands for libvirt's, which must not be touched once it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, uuid: str = "first") -> None:
+        self.uuid = uuid
         self.broken = False
         self.closed = threading.Event()
         self.touched_late = False
@@ -28,6 +29,9 @@ class Connection:
 
     def close(self) -> None:
         self.closed.set()
+
+    def getCapabilities(self) -> str:  # noqa: N802
+        return f"<capabilities><host><uuid>{self.uuid}</uuid></host></capabilities>"
 
     def domainEventRegisterAny(self, *_: object) -> int:  # noqa: N802
         return 0
@@ -86,3 +90,30 @@ async def test_a_host_that_is_slow_is_not_asked_twice(opened: list[Connection]) 
         await link.ask("question", lambda _call: release.wait(5))
     release.set()
     assert len(opened) == 1
+
+
+async def test_a_uri_that_leads_to_another_host_later_is_an_unreachable_host(
+    opened: list[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another host does not have is not gone: it would be rolled back while it runs where it was."""
+    link = Link("qemu+tcp://h/system", 5, lambda _uuid: None, lambda *_: None)
+    hosts = iter(["first", "first", "second", "first"])
+
+    def open_connection(_uri: str) -> Any:
+        opened.append(Connection(next(hosts)))
+        return opened[-1]
+
+    monkeypatch.setattr(session, "open_connection", open_connection)
+
+    def answering(call: Call) -> Any:
+        return call.connection.uuid
+
+    link.expect(await link.ask("who", answering))
+    opened[-1].broken = True
+    assert await link.ask("who", answering) == "first"
+    opened[-1].broken = True
+    with pytest.raises(HostUnreachable, match="another host answers there now: its UUID is second"):
+        await link.ask("who", answering)
+    assert opened[-1].closed.wait(5)
+    assert await link.ask("who", answering) == "first"
+    await link.close()

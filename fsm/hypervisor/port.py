@@ -153,7 +153,9 @@ class Storage(Protocol):
 
 
 class Host(Protocol):
-    """One hypervisor host. Reconnects by itself when its connection broke."""
+    """One hypervisor host. Reconnects by itself when its connection broke; should another host answer then
+    than the one that ``identity`` has told of, this one counts as unreachable.
+    """
 
     uri: str
     storage: Storage

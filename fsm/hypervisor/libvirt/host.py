@@ -56,7 +56,9 @@ class LibvirtHost:
 
     async def identity(self) -> HostIdentity:
         """Who this host is."""
-        return await self._link.ask("identity", reading.identity)
+        found = await self._link.ask("identity", reading.identity)
+        self._link.expect(found.uuid)
+        return found
 
     async def domains(self) -> tuple[str, ...]:
         """The UUIDs of all domains of the host, running or only defined."""

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from fsm.errors import HostUnreachable
+from fsm.hypervisor.libvirt import reading
 from fsm.hypervisor.libvirt.errors import lost
 from fsm.hypervisor.libvirt.session import Notify, Session, Work
 from fsm.hypervisor.libvirt.workers import run_alone
@@ -19,7 +20,11 @@ MAX_HUNG_SESSIONS = 8
 
 
 class Link:
-    """One host's connection. Belongs to one asyncio event loop."""
+    """One host's connection. Belongs to one asyncio event loop.
+
+    Once it is known which host that is, a URI that leads elsewhere when the connection is opened again counts
+    as unreachable. Whoever asks would take what another host does not have for gone.
+    """
 
     def __init__(self, uri: str, deadline_s: float, notify: Notify, notify_threshold: Notify) -> None:
         self.uri = uri
@@ -27,9 +32,14 @@ class Link:
         self._deadline_s = deadline_s
         self._notify = notify
         self._notify_threshold = notify_threshold
+        self._uuid = ""
         self._session: Session | None = None
         self._hung: list[Session] = []
         self._opening: asyncio.Task[Session] | None = None
+
+    def expect(self, uuid: str) -> None:
+        """Be this host from now on, if it is not known yet which one it is."""
+        self._uuid = self._uuid or uuid
 
     async def open(self) -> None:
         """Connect unless the connection stands."""
@@ -84,8 +94,29 @@ class Link:
             future.add_done_callback(_retire_late)
             why = f"no connection within {self._deadline_s:g} s"
             raise lost(host=self.host, call=name, change=False, why=why)
-        self._session = future.result()
-        return self._session
+        session = future.result()
+        await self._recognise(session, name)
+        self._session = session
+        return session
+
+    async def _recognise(self, session: Session, name: str) -> None:
+        if (
+            not self._uuid
+        ):  # a libvirtd that has just begun takes long to tell, and not everybody wants to know
+            return
+        try:
+            found = await self._call(session, "identity", reading.host_uuid, None, change=False)
+        except BaseException:
+            self._drop(session)
+            raise
+        if found != self._uuid:
+            self._drop(session)
+            raise HostUnreachable(
+                f"another host answers there now: its UUID is {found}, and {self._uuid} answered before",
+                host=self.host,
+                call=name,
+                remedy="see where this URI leads now",
+            )
 
     def _opened(self, task: asyncio.Task[Session]) -> None:
         self._opening = None

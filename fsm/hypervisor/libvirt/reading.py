@@ -7,6 +7,7 @@ from uuid import UUID
 
 import attrs
 import libvirt
+from lxml import etree
 
 from fsm.errors import HostUnreachable
 from fsm.hypervisor import domain_xml, markers
@@ -23,14 +24,19 @@ _TRANSFERABLE = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECUR
 
 def identity(call: Call) -> HostIdentity:
     """Who this host is."""
-    capabilities = domain_xml.parse(call.connection.getCapabilities(), "capabilities")
+    capabilities = _capabilities(call)
     return HostIdentity(
-        uuid=capabilities.findtext("host/uuid", "").lower(),
+        uuid=_uuid(capabilities),
         hostname=call.connection.getHostname(),
         libvirt_version=words.version(call.connection.getLibVersion()),
         hypervisor_version=words.version(call.connection.getVersion()),
         security_models=tuple(model.text or "" for model in capabilities.iterfind("host/secmodel/model")),
     )
+
+
+def host_uuid(call: Call) -> str:
+    """What libvirt tells hosts apart by."""
+    return _uuid(_capabilities(call))
 
 
 def domains(call: Call) -> tuple[str, ...]:
@@ -100,6 +106,14 @@ def running_job(call: Call, domain: Any) -> Job:
             return Job.MIGRATION_IN
         raise
     return words.job(stats)
+
+
+def _capabilities(call: Call) -> etree._Element:
+    return domain_xml.parse(call.connection.getCapabilities(), "capabilities")
+
+
+def _uuid(capabilities: etree._Element) -> str:
+    return capabilities.findtext("host/uuid", "").lower()
 
 
 def _by_uuid(call: Call, text: str) -> Any:
