@@ -13,7 +13,7 @@ from fsm.engine.convergence import WriteThrottle
 from fsm.engine.marking import mark, taken_over
 from fsm.engine.observe import in_machine_terms, look
 from fsm.engine.plan import Side
-from fsm.errors import ActionFailed, HostError
+from fsm.errors import ActionFailed, HostError, OutcomeUnknown
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DomainFacts, Overlay
 from fsm.machine.observation import Disk, Domain, DomainState, Layer
@@ -39,10 +39,10 @@ async def _commit(context: Context, side: Side, activity: str) -> None:
     host = await context.host(side)
     facts = await _facts(context, host, activity)
     if facts.state is DomainState.SHUT_OFF:
-        # libvirt commits running domains only. The record tells a later engine whose pause this is.
-        await context.note("start-paused", {"started_paused": True})
-        await mark(context, side)
-        await host.start_paused(facts.uuid)
+        await _start_paused(context, host, side)
+    elif facts.state is DomainState.RUNNING and context.history.started_paused:
+        # Somebody lets it run: a pause that it comes to is his.
+        await _note_start(context, ours=False)
     await _resume_if_cured(context, side, facts)
     try:
         await demand_space(context, side, await _disks(context, side, activity), activity)
@@ -60,6 +60,24 @@ async def _commit(context: Context, side: Side, activity: str) -> None:
     facts = await _facts(context, host, activity)
     if _hit_an_error(facts):
         await host.resume(facts.uuid)
+
+
+async def _start_paused(context: Context, host: Host, side: Side) -> None:
+    """libvirt commits running domains only. The record tells a later engine whose pause this is."""
+    await _note_start(context, ours=True)
+    await mark(context, side)
+    try:
+        await host.start_paused(context.planned.domain_uuid)
+    except OutcomeUnknown:
+        raise
+    except HostError:
+        # Whoever starts it from here on may suspend it, too: that looks like our own start.
+        await _note_start(context, ours=False)
+        raise
+
+
+async def _note_start(context: Context, *, ours: bool) -> None:
+    await context.note("start-paused", {"started_paused": ours})
 
 
 def _hit_an_error(facts: DomainFacts) -> bool:
@@ -176,4 +194,4 @@ async def _stop_again(context: Context, host: Host) -> None:
     facts = await host.domain(context.planned.domain_uuid)
     if facts and facts.state is DomainState.PAUSED and facts.reason in PAUSED_BY_START:
         await host.destroy(facts.uuid)
-    await context.note("start-paused", {"started_paused": False})
+    await _note_start(context, ours=False)
