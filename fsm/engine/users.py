@@ -8,8 +8,9 @@ from fsm.engine.checks import may_be_shown
 from fsm.engine.context import Context
 from fsm.engine.plan import PoolBefore, Side
 from fsm.engine.space import directory_of
-from fsm.errors import NotFound
+from fsm.errors import HostError, HostUnreachable, NotFound
 from fsm.hypervisor import firmware_xml
+from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DiskFacts, DomainFacts
 from fsm.journal.records import converter
 from fsm.machine.observation import DomainState
@@ -39,12 +40,19 @@ async def user_of(context: Context, side: Side, path: str) -> str:
 async def _chain(context: Context, side: Side, facts: DomainFacts, disk: DiskFacts) -> list[str] | None:
     """What the disk stands on; None where that may be anything."""
     chain = list(disk.chain)
-    if facts.state is not DomainState.SHUT_OFF or disk.source_type not in ("file", "block") or not chain:
+    if disk.source_type == "volume" and chain:
+        # The active layer is named by its pool here, whether the domain runs or not.
+        try:
+            chain[0] = await _path_of(await context.host(side), chain[0])
+        except NotFound:
+            return chain[1:]
+    lies_here = disk.source_type in ("file", "block", "volume") and bool(chain)
+    if facts.state is not DomainState.SHUT_OFF or not lies_here:
         return chain
     # What a raw disk holds is the guest's, whatever it looks like.
     below: str | None = chain[0] if disk.format != "raw" else None
     while below is not None:  # bounded: no file comes twice
-        if not may_be_shown(below):
+        if not below or not may_be_shown(below):
             return None
         await note_directory(context, side, directory_of(below))
         try:
@@ -55,6 +63,17 @@ async def _chain(context: Context, side: Side, facts: DomainFacts, disk: DiskFac
         if below is not None:
             chain.append(below)
     return chain
+
+
+async def _path_of(host: Host, volume: str) -> str:
+    """The path of ``POOL/NAME``, empty where that is no file of a directory. ``NotFound`` without a pool."""
+    pool, _, name = volume.partition("/")
+    try:
+        return f"{await host.storage.pool_directory(pool)}/{name}"
+    except (HostUnreachable, NotFound):
+        raise
+    except HostError:
+        return ""
 
 
 async def note_directory(context: Context, side: Side, directory: str) -> None:

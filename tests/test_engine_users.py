@@ -1,0 +1,59 @@
+"""Who stands on a file is found by its pool's name as well: a definition may name its disk so."""
+
+from __future__ import annotations
+
+import pytest
+
+from fsm.engine.plan import MergeChoice
+from fsm.hypervisor.simulated import Moment, SimulatedDisk
+from fsm.machine.observation import DomainState
+from tests.chains import GOLDEN, MIDDLE, chained
+from tests.simulation import DESTINATION, IMAGES, SOURCE, Simulation, simulate
+
+
+def by_volume(simulation: Simulation, uri: str, uuid: str, path: str, pool: str) -> None:
+    """Have the domain's definition name that file as a volume of a pool."""
+    name = path.rpartition("/")[2]
+    with simulation.world.changing() as state:
+        record = state.hosts[uri].domains[uuid]
+        named = (record.definition or "").replace(f'file="{path}"', f'pool="{pool}" volume="{name}"')
+        record.definition = named.replace('type="file" device', 'type="volume" device')
+        assert "pool=" in named
+
+
+@pytest.mark.parametrize("pool", ["images", "no-such"])
+async def test_a_source_base_stays_that_another_domain_has_as_a_volume(pool: str) -> None:
+    simulation = await simulate()
+    world, path = simulation.world, f"{IMAGES}/web-vda.qcow2"
+    twin = world.add_domain(
+        SOURCE, "twin", [SimulatedDisk("vda", "/srv/twin.qcow2")], state=DomainState.SHUT_OFF
+    )
+    with world.changing() as state:
+        record = state.hosts[SOURCE].domains[twin]
+        record.definition = (record.definition or "").replace("/srv/twin.qcow2", path)
+    by_volume(simulation, SOURCE, twin, path, pool)
+    result = await simulation.migrate(delete_source=True)
+    assert result.state == "committed"
+    stays = pool == "images"
+    assert (path in world.files(SOURCE)) is stays
+    assert ["domain twin uses it" in left for left in result.left_behind] == [True] * stays
+
+
+async def test_a_template_stays_that_a_volume_stands_on() -> None:
+    """The other domain is shut off, so that only the volume's own header names the template."""
+    simulation = await chained(there=False)
+    world, uuid = simulation.world, simulation.uuid
+    top = "/srv/top.qcow2"
+
+    def other_domain() -> None:
+        disk = SimulatedDisk("vda", top, backing=(MIDDLE, "qcow2"))
+        clone = world.add_domain(DESTINATION, "clone", [disk], state=DomainState.SHUT_OFF)
+        world.add_pool(DESTINATION, "/srv")
+        by_volume(simulation, DESTINATION, clone, top, "srv")
+        world.kill_qemu(DESTINATION, uuid)
+
+    world.at_moment(uuid, Moment.MIRROR, other_domain)
+    result = await simulation.migrate(merge=MergeChoice.COMMIT)
+    assert result.state == "rolled-back"
+    assert {GOLDEN, MIDDLE} <= set(world.files(DESTINATION))
+    assert all("on which domain clone stands" in left for left in result.left_behind)
