@@ -12,7 +12,7 @@ from fsm.engine.clock import Clock
 from fsm.engine.history import History
 from fsm.engine.log import EventLog, event_log
 from fsm.engine.plan import Plan, Request, Side
-from fsm.errors import ActionFailed, FsmError, HostError, HostUnreachable
+from fsm.errors import ActionFailed, FsmError, HostUnreachable
 from fsm.hypervisor.port import Connector, Host, Watch
 from fsm.hypervisor.values import Base
 from fsm.journal.records import Data
@@ -54,7 +54,7 @@ class Hosts:
             if self.expected is not None and (wanted := self.expected.host_uuid(side)):
                 try:
                     await _recognise(host, wanted)
-                except HostError:
+                except BaseException:
                     await host.close()
                     raise
             self._open[side] = host
@@ -172,7 +172,6 @@ class Context:
 async def _recognise(host: Host, wanted: str) -> None:
     found = (await host.identity()).uuid
     if found != wanted:
-        await host.close()
         raise HostUnreachable(
             f"another host answers there: its UUID is {found}, and the migration began with {wanted}",
             host=host.uri,

@@ -7,10 +7,12 @@ between two hosts need two of them.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, cast
 
 from attrs import define, field
 
+from fsm.errors import FsmError
 from fsm.hypervisor.port import Connector, DataChannel, Host
 
 
@@ -28,6 +30,7 @@ class SharedConnector:
 
     connector: Connector
     _shared: dict[str, _Shared] = field(factory=dict, init=False)
+    _closing: set[asyncio.Task[None]] = field(factory=set, init=False)
 
     def check(self, uri: str) -> None:
         """See ``fsm.hypervisor.port.Connector``."""
@@ -61,8 +64,21 @@ class SharedConnector:
             return
         if self._shared.get(uri) is shared:
             del self._shared[uri]
-        if not shared.users and not failed:
-            await (await shared.opening).close()
+        if shared.users or failed:
+            return
+        if shared.opening.done():
+            await shared.opening.result().close()
+        else:
+            # Whoever leaves an attempt was told to let go: he waits for no host, nor hears why it failed.
+            closing = asyncio.create_task(_close_late(shared.opening))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+
+async def _close_late(opening: asyncio.Task[Host]) -> None:
+    """Close a host that comes to stand when nobody wants it any more."""
+    with suppress(FsmError):
+        await (await opening).close()
 
 
 class _Use:
