@@ -21,6 +21,11 @@ async def test_one_command_after_another_until_one_fails() -> None:
         await HERE.ask(watched("run sh -c 'echo no such thing >&2; exit 3'\nrun echo behind"))
 
 
+async def test_what_has_ended_is_not_there_to_be_killed() -> None:
+    """Between two commands a script may stand still for long, and the number be another's by then."""
+    assert await HERE.ask(watched('run true\necho "[$job]"')) == "[]"
+
+
 async def test_a_command_that_was_killed_is_named() -> None:
     with pytest.raises(HostError, match="sh was killed"):
         await HERE.ask(watched("run sh -c 'kill -KILL $$'"))

@@ -39,6 +39,6 @@ watch=$!
 exec 3<&-
 leave() {{ :; }}
 trap 'kill $watch 2>/dev/null; leave' EXIT
-run() {{ "$@" & job=$!; wait "$job" || failed $? "$1"; }}
+run() {{ "$@" & job=$!; wait "$job" || failed $? "$1"; job=; }}
 failed() {{ [ "$1" -lt 128 ] || echo "$2 was killed" >&2; exit "$1"; }}
 {lines}"""
