@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Sequence
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 from fsm.engine.engine import Engine
 from fsm.journal.port import Entry, JournalUnavailable
+from fsm.journal.records import Lease
 from tests.simulation import Simulation, in_loop, simulate
 
 LOCKED = JournalUnavailable("database is locked")
@@ -51,4 +55,25 @@ async def test_a_lease_that_could_not_be_given_back_is_given_back_later() -> Non
     ):
         await handle.wait()
     await simulation.engine._driving.hand_out_requests()
+    await end_elsewhere(simulation)
+
+
+async def test_one_that_was_given_up_while_it_was_taken_is_free() -> None:
+    """Cancelling does not reach a thread: the lease is there a moment later."""
+    simulation = await simulate()
+    journal, loop = simulation.journal, asyncio.get_running_loop()
+    acquire, begun, go_on = journal.acquire, asyncio.Event(), threading.Event()
+
+    def slow(_journal: object, *arguments: Any) -> Lease:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(10)
+        return acquire(*arguments)
+
+    with patch.object(type(journal), "acquire", slow):
+        starting = asyncio.create_task(simulation.start())
+        await begun.wait()
+        starting.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
     await end_elsewhere(simulation)

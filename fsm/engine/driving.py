@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
+from typing import TypeVar
 
 from attrs import define, field
 
@@ -23,12 +24,15 @@ from fsm.engine.log import EventLog
 from fsm.engine.plan import Request, Side
 from fsm.engine.result import Result
 from fsm.engine.scribe import Scribe
+from fsm.errors import FsmError
 from fsm.hypervisor.port import Connector
 from fsm.hypervisor.uris import safe_uri
 from fsm.journal.port import Journal, JournalUnavailable, Leased, Taken
 from fsm.journal.records import Lease, Step, converter
 from fsm.machine.interpreter import Interpreter
 from fsm.machine.spec import Spec
+
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -67,7 +71,7 @@ class Driving:
         expires: datetime | None = None
         while True:  # ends: with the lease, with its holder's next heartbeat, or with any other error
             try:
-                return await asyncio.to_thread(acquire)
+                return await self._taken(acquire, lambda lease: (lease,))
             except Leased as error:
                 if expires is not None and error.expires > expires:
                     raise
@@ -85,6 +89,25 @@ class Driving:
             return Taken(lease, header, await asyncio.to_thread(self.journal.records, migration))
         except BaseException:
             await self._release(lease)
+            raise
+
+    async def take_over(self, holder: str) -> Sequence[Taken | FsmError]:
+        """See ``Journal.take_over``."""
+        return await self._taken(
+            partial(self.journal.take_over, holder, is_dead),
+            lambda found: [one.lease for one in found if isinstance(one, Taken)],
+        )
+
+    async def _taken(self, take: Callable[[], T], leases_of: Callable[[T], Iterable[Lease]]) -> T:
+        """Take in a thread, which no cancellation reaches: what it gets behind one is given back."""
+        taking = asyncio.ensure_future(asyncio.to_thread(take))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await asyncio.wait((taking,))
+            if taking.exception() is None:
+                for lease in leases_of(taking.result()):
+                    await self._release(lease)
             raise
 
     async def begin(

@@ -21,7 +21,6 @@ from fsm.engine.effective import as_defined
 from fsm.engine.guard import Guard
 from fsm.engine.handle import Handle
 from fsm.engine.heart import Heart
-from fsm.engine.holder import is_dead
 from fsm.engine.inventory import inventory
 from fsm.engine.leash import LeashedConnector
 from fsm.engine.limits import Limits
@@ -181,7 +180,7 @@ class Engine:
         Returns what is now driven here, and why each of the others is not: ``Leased``, or ``JournalCorrupt``.
         """
         await self._heart.start()
-        found = await asyncio.to_thread(self.journal.take_over, self._heart.holder, is_dead)
+        found = await self._driving.take_over(self._heart.holder)
         taken = [one for one in found if isinstance(one, Taken)]
         handles = await self._driving.begin(taken, on_progress, on_record)
         left: list[FsmError] = [one for one in found if isinstance(one, JournalCorrupt)]
