@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 from attrs import evolve
 
 from fsm.engine.bad_input import check_request
-from fsm.engine.direct import findings, shell
+from fsm.engine.direct import _expect_same_file, findings, shell
 from fsm.engine.plan import Direct, Request, Side
-from fsm.errors import BadInput
+from fsm.errors import ActionFailed, BadInput
+from fsm.hypervisor.shell import Shell
+from fsm.hypervisor.values import Base, FileFacts
 
 HERE = Request("web", "qemu+ssh://root@beta/system", direct=Direct())
 
@@ -68,3 +72,23 @@ async def test_missing_tools_and_seeds_are_named(tmp_path: Path) -> None:
 async def test_a_shell_that_leads_nowhere_is_a_finding() -> None:
     found = await findings(HERE, Direct(source_shell="false", destination_shell="no-such-command"))
     assert [one.message.partition(":")[0] for one in found] == ["no command can be run there"] * 2
+
+
+@pytest.mark.parametrize("named", ["file", "a link to it"])
+@pytest.mark.parametrize("modified", ["1700000000", "1700000000.000000001", "1700000000.500000000"])
+async def test_a_shell_sees_the_file_that_libvirt_sees(modified: str, named: str, tmp_path: Path) -> None:
+    """libvirt follows links, and tells no fraction of a whole second."""
+    file = tmp_path / "file"
+    file.write_bytes(b"base")
+    whole, _, fraction = modified.partition(".")
+    ns = int(whole) * 10**9 + int(fraction or 0)
+    os.utime(file, ns=(ns, ns))
+    (tmp_path / "a link to it").symlink_to("file")
+    base = Base(str(tmp_path / named), "raw", 4, 4, 4)
+    host = MagicMock(uri="qemu:///system")
+    host.storage.stat = AsyncMock(return_value=FileFacts(base.path, 4, 4, 4, "raw", modified=modified))
+    context = MagicMock(host=AsyncMock(return_value=host))
+    await _expect_same_file(context, Side.SOURCE, Shell("qemu:///system"), base)
+    os.utime(file, ns=(ns + 2, ns + 2))
+    with pytest.raises(ActionFailed, match="than libvirt"):
+        await _expect_same_file(context, Side.SOURCE, Shell("qemu:///system"), base)

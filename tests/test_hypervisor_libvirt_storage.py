@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
@@ -128,6 +129,24 @@ async def test_stat_tells_the_exact_length(alpha: LabHost, host: Host, box: str,
     found = await host.storage.stat(f"{box}/file")
     assert found is not None
     assert (found.size_bytes, found.format, found.backing) == (size, "raw", None)
+    await host.storage.release(box, PoolState.NONE)
+
+
+@pytest.mark.parametrize("second", ["1700000000", "1700000000.000000001", "1700000000.500000000"])
+async def test_stat_tells_the_time_of_the_last_write(
+    alpha: LabHost, host: Host, box: str, second: str
+) -> None:
+    """Of a whole second without a fraction; of a link its file's."""
+    path = alpha.path(f"{box}/a")
+    path.write_bytes(b"x")
+    whole, _, fraction = second.partition(".")
+    ns = int(whole) * 10**9 + int(fraction or 0)
+    os.utime(path, ns=(ns, ns))
+    alpha.path(f"{box}/link").symlink_to("a")
+    for name in ("a", "link"):
+        found = await host.storage.stat(f"{box}/{name}")
+        assert found is not None
+        assert (found.size_bytes, found.modified) == (1, second)
     await host.storage.release(box, PoolState.NONE)
 
 
