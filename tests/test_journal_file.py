@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import stat
 from pathlib import Path
@@ -72,6 +73,21 @@ def test_journal_that_can_not_be_made(tmp_path: Path) -> None:
             open_journal(path)
         assert str(path) in str(error.value)
         assert "--journal" in error.value.remedy
+
+
+def test_what_is_no_journal_is_left_as_it_was(tmp_path: Path) -> None:
+    """A slip of the keyboard must not take a file from everybody else who reads it."""
+    other = tmp_path / "hosts"
+    other.write_text("127.0.0.1 localhost\n" * 100)
+    other.chmod(0o644)
+    with pytest.raises(JournalCorrupt, match="not a database"):
+        open_journal(other)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o644)
+    with pytest.raises(JournalUnavailable, match="no regular file"):
+        open_journal(pipe)
+    assert modes(tmp_path) == {"hosts": 0o644, "pipe": 0o644}
+    assert other.read_text() == "127.0.0.1 localhost\n" * 100
 
 
 # -- damage -------------------------------------------------------------------------------------------------

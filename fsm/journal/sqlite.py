@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -13,6 +14,8 @@ from fsm.errors import FsmError, JournalCorrupt
 from fsm.journal.port import JournalUnavailable
 
 BUSY_TIMEOUT_S = 30
+
+_MAGIC = b"SQLite format 3\0"
 
 WRITING = "BEGIN IMMEDIATE"
 """One writer at a time from the first read on, so that no two give out the same sequence."""
@@ -111,9 +114,13 @@ def _is_corruption(error: sqlite3.Error) -> bool:
 
 
 def _make_private(path: Path) -> None:
+    """Make the file where it is missing, and close a journal to others; what is none is left as it is."""
+    if path.exists() and not path.is_file():  # not even opened: a device may do something by that
+        raise OSError(errno.EINVAL, "it is no regular file")
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        if os.fstat(descriptor).st_mode & 0o077:
+        begins = os.pread(descriptor, len(_MAGIC), 0)
+        if begins in (b"", _MAGIC) and os.fstat(descriptor).st_mode & 0o077:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
