@@ -136,6 +136,7 @@ async def test_a_way_that_takes_nothing_counts_as_unreachable(monkeypatch: pytes
         ("qemu:///system", ()),
         ("qemu+ssh://root@alpha/system", ("ssh", "-T", "-o", "BatchMode=yes", "--", "root@alpha")),
         ("qemu+ssh://alpha:2222/system", ("ssh", "-T", "-o", "BatchMode=yes", "-p", "2222", "--", "alpha")),
+        ("qemu+ssh://DOM%5Cme@alpha/system", ("ssh", "-T", "-o", "BatchMode=yes", "--", "DOM\\me@alpha")),
         ("qemu+tcp://alpha/system", None),
         ("qemu+tls://alpha/system", None),
     ],

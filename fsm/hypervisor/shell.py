@@ -15,7 +15,7 @@ from asyncio.subprocess import Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from attrs import define, field, frozen
 
@@ -187,7 +187,7 @@ def default_prefix(uri: str) -> tuple[str, ...] | None:
     parts = urlsplit(uri)
     if not parts.scheme.endswith("+ssh") or parts.hostname is None:
         return None
-    user = f"{parts.username}@" if parts.username else ""
+    user = f"{unquote(parts.username)}@" if parts.username else ""
     port = ("-p", str(parts.port)) if parts.port else ()
     return ("ssh", "-T", "-o", "BatchMode=yes", *port, "--", f"{user}{parts.hostname}")
 
