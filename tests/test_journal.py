@@ -281,3 +281,13 @@ def test_a_damaged_migration_is_not_taken_over_and_keeps_no_other_from_it(path: 
     assert isinstance(taken, Taken)
     assert taken.lease.migration == "m2"
     assert begun.acquire("m1", "somebody", lambda _holder: False).token == 1, "its lease was left alone"
+
+
+def test_words_that_are_no_text_keep_no_record_from_being_written(journal: SqlJournal) -> None:
+    """A snapshot's name is whatever bytes an image holds, and errors quote it."""
+    for migration in ("m1", "m2"):
+        journal.create(header(migration))
+    broken = evolve(INTENT, error="snapshots were taken: caf\udcc3")
+    journal.append_all([Entry("m1", INTENT), Entry("m2", broken)])
+    assert [len(journal.records(migration)) for migration in ("m1", "m2")] == [1, 1]
+    assert journal.records("m2")[0].error == "snapshots were taken: caf\\udcc3"

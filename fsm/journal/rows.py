@@ -81,7 +81,8 @@ def record_values(record: Record) -> dict[str, Any]:
         "name": record.name,
         "state": record.state,
         "dest": record.dest,
-        "error": record.error,
+        # It may quote what an image or a host has, which need not be text.
+        "error": record.error.encode("utf-8", "backslashreplace").decode(),
         "observation": None if seen is None else json.dumps(converter.unstructure(seen)),
         "data": json.dumps(record.data),
     }
