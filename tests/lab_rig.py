@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -31,6 +32,8 @@ LONG_LAB = [*NEEDS_LAB, pytest.mark.long]
 """For what takes minutes and is not what a change breaks first."""
 COMMAND_TIMEOUT_S = 240
 LIBVIRT = "/var/lib/libvirt"
+OUR_POOL = re.compile("fsm-[0-9a-f]{20}")
+"""What a migration opens a directory by. The pool of signs, ``fsm-guard``, is none of it."""
 OUR_NAMES = ("fsm-guest.img", "fsm-guard")
 """Of what begins with "fsm-" on a host: the guest's initrd, and the directory of signs. They stay."""
 
@@ -199,7 +202,7 @@ class Rig:
     def sweep(self, host: LabHost) -> None:
         """Remove what a migration leaves on a host that nobody has gone on with."""
         for name in pools(host):
-            if name.startswith("fsm-"):
+            if OUR_POOL.fullmatch(name):
                 host.virsh("pool-destroy", name)
         for path in files(host):
             if ".fsm-" in path.rpartition("/")[2]:

@@ -100,9 +100,8 @@ class Link:
         return session
 
     async def _recognise(self, session: Session, name: str) -> None:
-        if (
-            not self._uuid
-        ):  # a libvirtd that has just begun takes long to tell, and not everybody wants to know
+        if not self._uuid:
+            # Nobody has wanted to know, and a libvirtd that has just begun takes long to tell.
             return
         try:
             found = await self._call(session, "identity", reading.host_uuid, None, change=False)
