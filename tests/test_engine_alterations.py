@@ -9,10 +9,12 @@ from lxml import etree
 
 from fsm.engine.effective import as_defined
 from fsm.engine.history import fold
+from fsm.engine.plan import MergeChoice
 from fsm.engine.result import Result
 from fsm.errors import NotFound
 from fsm.hypervisor.simulated import commit, files
 from fsm.hypervisor.simulated.state import Denied
+from fsm.images.qcow2 import MAGIC
 from tests.simulation import DESTINATION, SOURCE, Simulation, check_end, simulate
 
 IMAGES = "/var/lib/libvirt/images"
@@ -291,6 +293,25 @@ async def test_an_overlay_file_that_holds_a_snapshot_is_never_removed() -> None:
     assert len(ended.left_behind) == 2
     assert all("theirs" in left for left in ended.left_behind)
     assert len([path for path in world.files(SOURCE) if ".fsm-" in path]) == 2
+
+
+async def test_an_overlay_file_whose_snapshots_nobody_can_tell_is_never_removed() -> None:
+    simulation = await simulate()
+    world = simulation.world
+    spoilt: list[str] = []
+
+    def spoil() -> None:
+        spoilt.append(next(path for path in world.files(SOURCE) if ".fsm-" in path))
+        with world.changing() as state:
+            files.write(state, state.hosts[SOURCE], spoilt[0], 0, MAGIC + b"\xff" * 100)
+
+    world.at("pivot", spoil)
+    result = await simulation.migrate(merge=MergeChoice.COMMIT)
+    assert result.state == "committed"
+    (left,) = result.left_behind
+    assert spoilt[0] in left
+    assert "whatever snapshots it holds" in left
+    assert [path for path in world.files(SOURCE) if ".fsm-" in path] == spoilt
 
 
 async def test_management_sees_the_domain_as_its_user_defined_it() -> None:

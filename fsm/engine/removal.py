@@ -8,7 +8,7 @@ from fsm.engine import signs
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
 from fsm.engine.users import user_of
-from fsm.errors import ActionFailed
+from fsm.errors import ActionFailed, ImageCorrupt
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Base, FileFacts
 from fsm.images.tables import snapshots_in
@@ -62,15 +62,20 @@ async def remove_destination_overlays(context: Context) -> None:
 
 
 async def _remove_overlays(context: Context, side: Side) -> None:
-    """Each overlay file, unless it holds a snapshot that nobody has given up."""
+    """Each overlay file, unless it holds a snapshot that nobody has given up, or may hold one."""
     planned = context.planned
     overlays = planned.overlays if side is Side.SOURCE else planned.destination_overlays
     paths = [overlay.path for overlay in overlays]
     if not context.is_fenced(side):
         storage = (await context.host(side)).storage
         for path in list(paths):
-            if names := await snapshots_in(storage, path) - context.history.given_up:
-                leave(context, f"{context.request.shown_uri(side)}: {path} with {', '.join(sorted(names))}")
+            try:
+                names = await snapshots_in(storage, path) - context.history.given_up
+                what = ", ".join(sorted(names))
+            except ImageCorrupt as error:
+                what = f"whatever snapshots it holds: {error}"
+            if what:
+                leave(context, f"{context.request.shown_uri(side)}: {path} with {what}")
                 paths.remove(path)
     await _remove(context, side, paths)
     if not context.is_fenced(side):

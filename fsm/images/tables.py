@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fsm.errors import ImageCorrupt, NotFound, VerificationFailed
 from fsm.hypervisor.port import Host, Storage
 from fsm.hypervisor.uris import safe_uri
-from fsm.images.qcow2 import MAX_SNAPSHOT_TABLE_BYTES, Image, Read, read_header, read_snapshots
+from fsm.images.qcow2 import MAGIC, MAX_SNAPSHOT_TABLE_BYTES, Image, Read, read_header, read_snapshots
 
 _HEAD_BYTES = 64 * 1024
 _ENTRY_BYTES = 256
@@ -34,10 +34,17 @@ async def look_at_image(storage: Storage, path: str) -> Image:
 
 
 async def snapshots_in(storage: Storage, path: str) -> frozenset[str]:
-    """The names of a file's internal snapshots; none where it is gone, or was never made in full."""
+    """The names of a file's internal snapshots; none where it is gone, or never became an image.
+
+    Raises ``ImageCorrupt`` for an image whose snapshots nobody can tell.
+    """
     try:
         image = await look_at_image(storage, path)
-    except (NotFound, ImageCorrupt):
+    except NotFound:
+        return frozenset()
+    except ImageCorrupt:
+        if await storage.peek(path, 0, len(MAGIC)) == MAGIC:
+            raise
         return frozenset()
     return frozenset(snapshot.name for snapshot in image.snapshots)
 
