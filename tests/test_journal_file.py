@@ -170,6 +170,27 @@ def test_file_that_is_no_journal(tmp_path: Path) -> None:
         open_journal(path)
 
 
+def test_another_programs_database_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.db"
+    with sqlite3.connect(path) as theirs:
+        theirs.execute("CREATE TABLE songs (name TEXT)")
+    theirs.close()
+    before = path.read_bytes()
+    with pytest.raises(JournalCorrupt, match="another program's database"):
+        open_journal(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["theirs.db"]
+
+
+def test_a_damaged_request_is_named(path: Path, begun: SqlJournal) -> None:
+    begun.ask("m1", "abort", {})
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.execute("UPDATE requests SET data = '{'")
+    raw.close()
+    with pytest.raises(JournalCorrupt, match="request 1 of migration m1 can't be read"):
+        begun.asked()
+
+
 def test_locked_journal_is_unavailable(
     path: Path, begun: SqlJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

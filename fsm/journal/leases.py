@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from sqlite3 import Connection
 from typing import Any
 
+from fsm.journal import rows
 from fsm.journal.port import Leased, LeaseLost
 from fsm.journal.records import Asked, Data, Lease
 
@@ -82,7 +83,7 @@ def ask(connection: Connection, migration: str, name: str, data: Data) -> None:
 def asked(connection: Connection) -> Sequence[Asked]:
     """See ``Journal.asked``."""
     found = connection.execute("SELECT request, migration, name, data FROM requests ORDER BY request")
-    return [Asked(row["request"], row["migration"], row["name"], json.loads(row["data"])) for row in found]
+    return [rows.asked(row) for row in found]
 
 
 def forget_requests(connection: Connection, migration: str) -> None:

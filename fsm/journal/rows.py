@@ -9,7 +9,7 @@ from sqlite3 import Row
 from typing import Any
 
 from fsm.errors import JournalCorrupt
-from fsm.journal.records import Data, Header, Phase, Record, Step, converter
+from fsm.journal.records import Asked, Data, Header, Phase, Record, Step, converter
 from fsm.machine.observation import Observation
 
 # SQLite may hold other types than its columns say.
@@ -55,6 +55,14 @@ def header(row: Row) -> Header:
         raise JournalCorrupt(
             f"the header of migration {values.get('migration')} can't be read: {error}"
         ) from error
+
+
+def asked(row: Row) -> Asked:
+    try:
+        return Asked(row["request"], row["migration"], row["name"], _object(row["data"]))
+    except (ValueError, TypeError) as error:
+        what = f"request {row['request']} of migration {row['migration']}"
+        raise JournalCorrupt(f"{what} can't be read: {error}") from error
 
 
 def _object(text: str) -> Data:

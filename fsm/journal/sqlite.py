@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fsm.errors import FsmError, JournalCorrupt
 from fsm.journal.port import JournalUnavailable
+from fsm.journal.tables import FIRST
 
 BUSY_TIMEOUT_S = 30
 
@@ -98,6 +99,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     # read; without an isolation level it leaves that to ``JournalFile.transaction``.
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
+    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    tables = [row["name"] for row in found]
+    if tables and FIRST not in tables:
+        connection.close()
+        raise JournalCorrupt(
+            f"{path} is no journal but another program's database", remedy="name another file with --journal"
+        )
     # FULL: a commit returns only when the write-ahead log is on stable storage (https://sqlite.org/wal.html).
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")

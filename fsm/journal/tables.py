@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+FIRST = "migrations"
+"""The table that every journal has."""
+
 SCHEMA = (
     """
     CREATE TABLE IF NOT EXISTS migrations (
