@@ -16,9 +16,9 @@ from fsm.lab import DiskSpec, GuestSpec, LabHost, SnapshotSpec
 from fsm.lab.guest import Guest, start
 from tests.faults.scene import copying
 from tests.lab_definitions import definition, part_of, redefine
-from tests.lab_rig import NEEDS_LAB, Rig, by_nbd, check_kept, check_untouched, look, still, watched
+from tests.lab_rig import LONG_LAB, Rig, by_nbd, check_kept, check_untouched, look, still, watched
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK = 0, 3

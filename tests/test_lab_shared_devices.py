@@ -26,7 +26,7 @@ from fsm.lab.guest import Guest, revert
 from tests.faults.scene import memory_moves
 from tests.lab_rig import (
     LIBVIRT,
-    NEEDS_LAB,
+    LONG_LAB,
     Rig,
     Running,
     by_nbd,
@@ -37,7 +37,7 @@ from tests.lab_rig import (
 )
 from tests.lab_writers import Writers
 
-pytestmark = NEEDS_LAB
+pytestmark = LONG_LAB
 pytest_plugins = ["tests.rig_fixtures"]
 
 COMMITTED, ROLLED_BACK, REFUSED = 0, 3, 5
@@ -160,7 +160,6 @@ async def test_what_the_hosts_tell_of_it(rig: Rig) -> None:
         await digest(shells[0], f"{LUN}-none", 0, 1 << 20)
 
 
-@pytest.mark.long
 def test_a_host_that_keeps_old_blocks_gets_no_guest(rig: Rig) -> None:
     """Somebody there has had the device open since before the last snapshot, and has read it."""
     source = here(rig)
@@ -182,7 +181,6 @@ def test_a_host_that_keeps_old_blocks_gets_no_guest(rig: Rig) -> None:
     assert journey(rig) == COMMITTED
 
 
-@pytest.mark.long
 def test_one_without_a_wwid_is_refused(rig: Rig) -> None:
     source = here(rig)
     name = PurePosixPath(device_of(rig.other(source))).name
