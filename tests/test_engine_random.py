@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fsm.engine import driving, heart
-from fsm.engine import engine as engine_module
 from fsm.engine.plan import Side
 from fsm.engine.result import Result
 from fsm.errors import HostUnreachable
@@ -85,7 +84,6 @@ class Accidents(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.expired: set[str] = set()
         for target, name, value in (
-            (engine_module, "is_dead", self.expired.__contains__),
             (driving, "is_dead", self.expired.__contains__),
             (driving, "BEAT_S", 0.0),
             (heart, "BEAT_S", FOR_EVER_S),
