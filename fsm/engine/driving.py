@@ -199,9 +199,10 @@ class Driving:
 
     async def hand_out_requests(self) -> None:
         """Give every driver what was asked of its migration in the journal, and leases back that are owed."""
-        while self._owed:  # bounded: nothing is added where the journal answers
-            await asyncio.to_thread(self.journal.release, self._owed[-1])
-            self._owed.pop()
+        for lease in tuple(self._owed):  # others may give them back, or owe more, meanwhile
+            await asyncio.to_thread(self.journal.release, lease)
+            if lease in self._owed:
+                self._owed.remove(lease)
         for asked in await asyncio.to_thread(self.journal.asked):
             if (driver := self.driven.get(asked.migration)) is not None:
                 driver.ask(asked)
