@@ -175,10 +175,11 @@ def test_another_programs_database_is_left_as_it_is(tmp_path: Path) -> None:
     with sqlite3.connect(path) as theirs:
         theirs.execute("CREATE TABLE songs (name TEXT)")
     theirs.close()
-    before = path.read_bytes()
+    path.chmod(0o644)
+    before = path.read_bytes(), modes(tmp_path)
     with pytest.raises(JournalCorrupt, match="another program's database"):
         open_journal(path)
-    assert path.read_bytes() == before
+    assert (path.read_bytes(), modes(tmp_path)) == before
     assert [file.name for file in tmp_path.iterdir()] == ["theirs.db"]
 
 

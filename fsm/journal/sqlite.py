@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fsm.errors import FsmError, JournalCorrupt
@@ -15,8 +15,6 @@ from fsm.journal.port import JournalUnavailable
 from fsm.journal.tables import FIRST
 
 BUSY_TIMEOUT_S = 30
-
-_MAGIC = b"SQLite format 3\0"
 
 WRITING = "BEGIN IMMEDIATE"
 """One writer at a time from the first read on, so that no two give out the same sequence."""
@@ -42,14 +40,14 @@ class JournalFile:
         self._turn = threading.Lock()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _make_private(path)
+            _make(path)
+            with self._explained():
+                self._connection = _connect(self.path)
         except OSError as error:
             raise JournalUnavailable(
                 f"journal {path} can't be opened: {error.strerror}",
                 remedy="name another file with --journal or FSM_JOURNAL, or make this one accessible",
             ) from error
-        with self._explained():
-            self._connection = _connect(self.path)
 
     @contextmanager
     def transaction(self, begin: str = WRITING) -> Iterator[sqlite3.Connection]:
@@ -106,6 +104,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         raise JournalCorrupt(
             f"{path} is no journal but another program's database", remedy="name another file with --journal"
         )
+    _close_to_others(path)
     # FULL: a commit returns only when the write-ahead log is on stable storage (https://sqlite.org/wal.html).
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
@@ -121,14 +120,16 @@ def _is_corruption(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", -1) & 0xFF in alien
 
 
-def _make_private(path: Path) -> None:
-    """Make the file where it is missing, and close a journal to others; what is none is left as it is."""
+def _make(path: Path) -> None:
+    """Make the file where it is missing."""
     if path.exists() and not path.is_file():  # not even opened: a device may do something by that
         raise OSError(errno.EINVAL, "it is no regular file")
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        begins = os.pread(descriptor, len(_MAGIC), 0)
-        if begins in (b"", _MAGIC) and os.fstat(descriptor).st_mode & 0o077:
-            os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def _close_to_others(path: Path) -> None:
+    """A journal's file and those beside it, which have got its permissions."""
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with suppress(FileNotFoundError):  # whoever closes it last takes those beside it away
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
