@@ -58,8 +58,8 @@ def same(files: tuple[Path, Path]) -> bool:
     return subprocess.run(["cmp", "--", *map(str, files)], check=False).returncode == 0
 
 
-def commands(lab: Lab) -> list[str]:
-    """What QEMU's tools, and ours, do on the hosts at present."""
+def commands(lab: Lab, *tools: str) -> list[str]:
+    """The processes of these, or of QEMU's tools and of ours, that are on the hosts at present."""
     found = []
     for host in lab.hosts:
         space = os.readlink(f"/proc/{host.holder.pid}/ns/net")
@@ -71,7 +71,8 @@ def commands(lab: Lab) -> list[str]:
                 mine = os.readlink(entry / "ns/net") == space
             except OSError:
                 continue
-            tools = (b"qemu-nbd", b"qemu-img", b"cat")
-            if mine and (words[0].rpartition(b"/")[2] in tools or words[1:2] == [b"-IS"]):
+            name = words[0].rpartition(b"/")[2].decode()
+            ours = words[1:2] == [b"-IS"] and not tools
+            if mine and (ours or name in (tools or ("qemu-nbd", "qemu-img", "cat"))):
                 found.append(entry.name)
     return found

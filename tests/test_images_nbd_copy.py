@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from attrs import evolve
 
 from fsm.errors import HostError, HostUnreachable
+from fsm.hypervisor import shell
 from fsm.images import nbd_copy
 from fsm.images import pieces as pieces_of
 from fsm.images.nbd_copy import copy_by_nbd
@@ -67,7 +69,10 @@ class TestOnTwoHosts:
         assert asyncio.get_running_loop().time() - began > 1.2
         assert same(files)
 
-    async def test_cancelled_it_leaves_nothing_that_runs(self, lab: Lab, files: tuple[Path, Path]) -> None:
+    async def test_cancelled_it_leaves_nothing_that_runs(
+        self, lab: Lab, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shell, "GRACE_S", 60.0)  # nothing is ended by force
         moves = asyncio.Event()
         pieces = await data_pieces(route(lab).source, PATH)
         copying = asyncio.create_task(
@@ -85,13 +90,23 @@ class TestOnTwoHosts:
             await moves.wait()
         copying.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await copying
+            async with asyncio.timeout(20):
+                await copying
         assert commands(lab) == []
 
     async def test_a_killed_engine_leaves_nothing_that_runs(self, lab: Lab, files: tuple[Path, Path]) -> None:
         way = route(lab)
         async with begun(way.source, nbd_copy._export_script(words(way), nbd_copy.PORTS[0]), b"ready\n"):
             assert commands(lab) != []
+        assert commands(lab) == []
+
+    async def test_an_export_that_does_not_end_is_killed_before_the_script_ends(
+        self, lab: Lab, files: tuple[Path, Path]
+    ) -> None:
+        way = route(lab)
+        async with begun(way.source, nbd_copy._export_script(words(way), nbd_copy.PORTS[0]), b"ready\n"):
+            for pid in commands(lab, "qemu-nbd"):
+                os.kill(int(pid), signal.SIGSTOP)
         assert commands(lab) == []
 
     async def test_a_link_that_is_cut(

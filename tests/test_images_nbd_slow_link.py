@@ -14,6 +14,7 @@ import pytest
 from attrs import evolve
 
 from fsm.errors import HostError, HostUnreachable
+from fsm.hypervisor import shell
 from fsm.hypervisor.shell import Shell
 from fsm.images import nbd_copy
 from fsm.images.nbd_copy import Way, copy_by_nbd
@@ -70,8 +71,8 @@ class TestOverASlowLink:
         )
         assert told == "the link is slow: what waits is compressed"
         assert same(texts)
-        # A quarter of it can't be compressed or went before; most of the rest waited.
-        assert received_bytes(lab) - before_bytes < 0.8 * data_bytes
+        # A third of it can't be compressed or went before. The less CPU there is, the less of the rest is.
+        assert received_bytes(lab) - before_bytes < 0.95 * data_bytes
         assert moved == sorted(moved)
         assert moved[-1] == data_bytes
         assert commands(lab) == []
@@ -125,8 +126,9 @@ class TestOverASlowLink:
         assert same(files)
 
     async def test_cancelled_it_leaves_nothing_that_runs(
-        self, lab: Lab, files: tuple[Path, Path], slow: None
+        self, lab: Lab, files: tuple[Path, Path], slow: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(shell, "GRACE_S", 60.0)  # nothing is ended by force
         moves = asyncio.Event()
         pieces = await data_pieces(route(lab).source, PATH)
         copying = asyncio.create_task(
@@ -144,7 +146,8 @@ class TestOverASlowLink:
             await moves.wait()
         copying.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await copying
+            async with asyncio.timeout(20):
+                await copying
         assert commands(lab) == []
         assert files[1].stat().st_size == SIZE_BYTES
 
@@ -156,7 +159,7 @@ class TestOverASlowLink:
             begun(way.source, nbd_copy._export_script(copying, port), b"ready\n"),
             begun(way.destination, copying.script(pieces, port), b"(0.00/100%)"),
         ):
-            assert len(commands(lab)) >= 5
+            assert len(commands(lab)) == 4
         assert commands(lab) == []
         assert files[1].stat().st_size == SIZE_BYTES
 

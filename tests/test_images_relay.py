@@ -280,14 +280,14 @@ def test_somebody_else_at_the_port() -> None:
     assert "what came is no frame" in done.stderr
 
 
-def test_told_to_terminate_it_ends_its_command_first(tmp_path: Path) -> None:
+def test_told_to_end_it_ends_its_command_first(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         script = "echo $$; exec cat <&0"
         command = [*PROGRAM, "fetch", "127.0.0.1", str(silent.getsockname()[1]), "sh", "-c", script]
         with subprocess.Popen(command, stdout=PIPE, text=True) as fetching:
             assert fetching.stdout is not None
             pid = int(fetching.stdout.readline())
-            fetching.send_signal(signal.SIGTERM)
+            fetching.send_signal(signal.SIGPWR)
             assert fetching.wait(20) == 1
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)

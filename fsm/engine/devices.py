@@ -75,8 +75,7 @@ async def holds_data(shell: Shell, device: Device) -> bool:
     """Whether it holds more than zeros, as far as it goes: all of it is read. Raises ``HostError``."""
     words = ["cmp", "--quiet", f"--bytes={device.size_bytes}", "--", device.path, "/dev/zero"]
     script = f"""\
-{shlex.join(words)} & job=$!
-wait "$job"
+try {shlex.join(words)}
 case $? in 0) echo zeros;; 1) echo data;; *) exit 1;; esac"""
     return await shell.ask(watched(script), ANSWER_S + device.size_bytes / SLOWEST_BYTES_PER_S) != "zeros"
 

@@ -218,7 +218,11 @@ async def _is_ready(export: Running) -> bool:
 
 
 def _export_script(words: _Copying, port: int) -> str:
-    """Exports until its input ends. ``--fork`` returns when the socket listens: nothing has to poll."""
+    """Exports until its input ends, and has ended with it.
+
+    ``--fork`` returns when the socket listens, and what it leaves behind holds a lock that its end frees:
+    nothing has to poll. One that does not end when it is told to is killed, within the script's ``GRACE_S``.
+    """
     route = words.route
     address = "" if route.everywhere else route.address
     command = ["qemu-nbd", "--fork", "--read-only", "--persistent", "--shared=2", "--format=raw"]
@@ -238,7 +242,16 @@ echo the relay at the source ended >&2; exit 1; }}"""
         command += ["--object", credentials, "--tls-creds=tls"]
     return f"""\
 own=$(mktemp -d) || exit
-trap 'kill "$(cat "$own/pid")" 2>/dev/null; rm -rf "$own"' EXIT
+exec 5>"$own/lock" && flock 5 || exit
+leave() {{
+exec 5>&-
+for sign in TERM KILL; do
+kill -$sign "$(cat "$own/pid" 2>/dev/null)" 2>/dev/null
+flock --timeout 2 "$own/lock" true && break
+done
+rm -rf "$own"
+}}
+trap leave EXIT
 trap 'exit 1' HUP INT TERM
 {shlex.join(command)} {where} --pid-file="$own/pid" -- {shlex.quote(words.path)} || exit
 {rest}"""

@@ -272,7 +272,7 @@ def _shut(one: socket.socket) -> None:
 def fetch(address: str, port: int, command: list[str]) -> int:
     """Run a command whose standard input is a socket that leads to ``serve``; its exit status, or 1.
 
-    Told to terminate, it ends the command first: nothing is left that could still write.
+    Told to end, by SIGPWR, it ends the command first: nothing is left that could still write.
     """
     try:
         link = socket.create_connection((address, port), CONNECT_S)
@@ -302,7 +302,7 @@ def fetch(address: str, port: int, command: list[str]) -> int:
         for running in begun:
             running.terminate()
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGPWR, end)
     begun.append(subprocess.Popen(command, stdin=theirs.fileno(), close_fds=False))  # with the script's file
     if told:  # while it began
         begun[0].terminate()

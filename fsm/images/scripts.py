@@ -26,19 +26,26 @@ flock --timeout {LOCK_S} 4 || {{ echo "another command still holds "{shlex.quote
 
 
 def watched(lines: str) -> str:
-    """A script whose ``run COMMAND`` is ended, and the script with it, when its input ends.
+    """A script that is ended when its input ends, and with it the command that it does by ``run COMMAND``.
 
-    It waits until the command has ended: what comes behind, such as the file's length, is not undone by it.
+    ``try COMMAND`` leaves it to the lines to look at the command's status. The script waits until the command
+    has ended: what comes behind, such as the file's length, is not undone by it.
+
+    Commands are ended by SIGPWR, for which no shell has a handler and QEMU no mask: one that has just been
+    forked still has its shell's handlers, and would swallow what those are for. ``$!`` is set by the fork
+    itself, so there is no moment in which a command runs and its number is not known.
     """
     return f"""\
 exec 3<&0 </dev/null
-job=
-trap 'kill "$job" 2>/dev/null; [ -z "$job" ] || wait "$job"; exit 1' HUP INT TERM
-{{ cat <&3; kill -TERM $$; }} >/dev/null 2>&1 4<&- &
+ended=
+trap '[ "$!" = "$ended" ] || {{ kill -PWR $!; wait $!; }} 2>/dev/null; exit 1' HUP INT TERM
+{{ read -r _ <&3; kill -TERM $$; }} >/dev/null 2>&1 4<&- &
 watch=$!
+ended=$!
 exec 3<&-
 leave() {{ :; }}
-trap 'kill $watch 2>/dev/null; leave' EXIT
-run() {{ "$@" & job=$!; wait "$job" || failed $? "$1"; job=; }}
+trap '{{ kill -PWR $watch; wait $watch; }} 2>/dev/null; leave' EXIT
+try() {{ "$@" & wait $!; set -- $?; ended=$!; return "$1"; }}
+run() {{ try "$@" || failed $? "$1"; }}
 failed() {{ [ "$1" -lt 128 ] || echo "$2 was killed" >&2; exit "$1"; }}
 {lines}"""
