@@ -77,6 +77,8 @@ class Life:
         self._running.set()
         journal, world = cast(Journal, _Journal(self)), self.simulation.world
         self.engine = Engine(journal, cast(Connector, _Connector(self)), clock=world.clock)
+        driving = self.engine._driving
+        driving.connector = cast(Connector, _Stopping(driving.connector, self))
         # To others it is a process that ended long ago: they need not wait for its lease.
         self.engine._heart.holder = str(evolve(new_holder(), started="1"))
 
@@ -181,6 +183,31 @@ def _moves(record: Record) -> bool:
     return record.step is Step.TRANSITION and record.phase is Phase.OUTCOME and not record.error
 
 
+class _Stopping:
+    """The hosts, and their storage, as a process asks them that may have been stopped before it does.
+
+    In front of the leash: between that and the call no check could reach it.
+    """
+
+    def __init__(self, target: object, life: Life) -> None:
+        self._target, self._life = target, life
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        if name == "storage":
+            return _Stopping(attribute, self._life)
+        asks = iscoroutinefunction(attribute) and name not in CHANGES
+        return partial(self._ask, attribute) if asks else attribute
+
+    async def connect(self, uri: str) -> Any:
+        await self._life.turn()
+        return _Stopping(await cast(Connector, self._target).connect(uri), self._life)
+
+    async def _ask(self, attribute: Any, *arguments: Any, **named: Any) -> Any:
+        await self._life.turn()
+        return await attribute(*arguments, **named)
+
+
 class _Connector:
     """The hosts as a living process reaches them."""
 
@@ -191,7 +218,7 @@ class _Connector:
         self._life.simulation.world.check(uri)
 
     async def connect(self, uri: str) -> Any:
-        await self._life.turn()
+        self._life.check()
         return _Calls(await self._life.simulation.world.connect(uri), self._life)
 
     def open_channel(self, uri: str) -> Any:
@@ -214,7 +241,7 @@ class _Calls:
         return partial(self._ask, attribute) if iscoroutinefunction(attribute) else attribute
 
     async def _ask(self, attribute: Any, *arguments: Any, **named: Any) -> Any:
-        await self._life.turn()
+        self._life.check()
         return await attribute(*arguments, **named)
 
     async def _change(self, name: str, attribute: Any, *arguments: Any, **named: Any) -> Any:

@@ -18,6 +18,7 @@ from fsm.engine.engine import Engine
 from fsm.engine.heart import LEASE_S, Heart
 from fsm.engine.holder import Holder, is_dead, new_holder
 from fsm.engine.plan import Side
+from fsm.hypervisor.port import OPENERS
 from fsm.hypervisor.simulated import Moment
 from fsm.hypervisor.values import MigrationRequest, Tuning
 from fsm.journal.port import Leased, LeaseLost
@@ -163,6 +164,26 @@ async def test_a_change_is_checked_at_the_last_moment() -> None:
         await handle.wait()
     assert [call.name for call in simulation.world.calls].count("start_commit") == 1
     assert "pivot" not in [call.name for call in simulation.world.calls]
+
+
+@pytest.mark.parametrize("call", ["create_overlays", "complete", "set_threshold", "start_commit"])
+async def test_who_has_no_lease_opens_no_storage_pool(call: str) -> None:
+    """Whoever took over has put back what was opened, and nobody would put this back."""
+    simulation = await simulate()
+    handle = await simulation.start()
+    heart, calls = simulation.engine._heart, simulation.world.calls
+    before: list[str] = []
+
+    def stopped() -> None:
+        before.extend(one.name for one in calls)
+        heart.now_s = lambda: float("inf")
+
+    complete = call == "complete"
+    simulation.world.at("mark" if complete else call, stopped, when="after", nth=2 if complete else 1)
+    with pytest.raises(LeaseLost):
+        await handle.wait()
+    after = [one.name for one in calls[len(before) :]]
+    assert not OPENERS.intersection(after), after
 
 
 def test_the_dead_are_known_and_strangers_are_not() -> None:

@@ -1,8 +1,9 @@
 """Hosts that let changes through only while this engine holds the migration's lease.
 
 An engine that was stopped for a while, and woken after another one took over, must not act. The check stands
-right before each call that changes something; questions are free. What remains is the moment between the
-check and the call itself, which no check at this side can close.
+right before each call that changes something, and before each question that may open a storage pool: the
+engine that took over may have put back all of them by then. Other questions are free. What remains is the
+moment between the check and the call itself, which no check at this side can close.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Any, cast
 
 from attrs import frozen
 
-from fsm.hypervisor.port import CHANGES, Connector, DataChannel, Host, RangeWriter
+from fsm.hypervisor.port import CHANGES, OPENERS, Connector, DataChannel, DataSink, Host, RangeWriter
 
 Check = Callable[[], None]
 
 
 @frozen
 class LeashedConnector:
-    """A connector whose hosts and channels call ``permit`` before every change. It raises to forbid."""
+    """A connector whose hosts and channels call ``permit`` before what only a lease allows. It raises to forbid."""
 
     connector: Connector
     permit: Check
@@ -60,7 +61,7 @@ class _Leashed:
         attribute = getattr(self._target, name)
         if name == "storage":
             return _Leashed(attribute, self._check)
-        if name not in CHANGES:
+        if name not in CHANGES | OPENERS:
             return attribute
 
         async def checked(*arguments: Any, **named: Any) -> Any:
@@ -78,7 +79,12 @@ class _LeashedChannel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._channel, name)
 
+    def read(self, path: str, offset: int, length: int, sink: DataSink) -> None:
+        self._check()
+        self._channel.read(path, offset, length, sink)
+
     def writer(self, path: str) -> RangeWriter:
+        self._check()
         return cast(RangeWriter, _LeashedWriter(self._channel.writer(path), self._check))
 
 

@@ -60,6 +60,10 @@ CHANGES = frozenset(
     )
 )
 
+# The questions for which a directory that no active pool covers gets one. Whoever may not act any more may
+# not ask them either: nobody would put that back.
+OPENERS = frozenset(("free_bytes", "peek", "read", "space", "stat", "writer"))
+
 
 class DataSink(Protocol):
     """Takes the content of a byte range in ascending order. Either method may raise to stop the transfer."""
