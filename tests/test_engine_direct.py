@@ -10,11 +10,13 @@ import pytest
 from attrs import evolve
 
 from fsm.engine.bad_input import check_request
-from fsm.engine.direct import _expect_same_file, findings, shell
+from fsm.engine.direct import _expect_same_file, copy_directly, findings, shell
 from fsm.engine.plan import Direct, Request, Side
 from fsm.errors import ActionFailed, BadInput
 from fsm.hypervisor.shell import Shell
 from fsm.hypervisor.values import Base, FileFacts
+from fsm.images.pieces import Piece
+from fsm.journal.port import LeaseLost
 
 HERE = Request("web", "qemu+ssh://root@beta/system", direct=Direct())
 
@@ -92,3 +94,31 @@ async def test_a_shell_sees_the_file_that_libvirt_sees(modified: str, named: str
     os.utime(file, ns=(ns + 2, ns + 2))
     with pytest.raises(ActionFailed, match="than libvirt"):
         await _expect_same_file(context, Side.SOURCE, Shell("qemu:///system"), base)
+
+
+async def test_an_engine_that_loses_its_lease_while_it_compares_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever took over may have a guest on that file by then: comparing takes as long as reading it."""
+    tools = {"qemu-nbd": "exit 0", "qemu-img": "echo overwritten >/proc/self/fd/4"}
+    for name, line in tools.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    copy = tmp_path / "copy"
+    copy.write_text("a guest's")
+    here = f"env PATH={tmp_path}:/usr/bin:/bin"
+    direct = Direct(source_shell=here, destination_shell=here, address="localhost")
+    base = Base(str(copy), "raw", 9, 9, 9)
+    compared = AsyncMock(return_value=((Piece(0, 9, 9),), False))
+    monkeypatch.setattr("fsm.engine.direct._pieces_to_send", compared)
+    monkeypatch.setattr("fsm.engine.direct._expect_same_file", AsyncMock())
+
+    async def note(_name: str, _data: object) -> None:
+        if compared.called:
+            raise LeaseLost("another engine has it")
+
+    context = MagicMock(request=evolve(HERE, direct=direct), note=note)
+    context.planned.copy_of.return_value = base
+    with pytest.raises(LeaseLost):
+        await copy_directly(context, direct, base, MagicMock())
+    assert copy.read_text() == "a guest's"

@@ -96,7 +96,7 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
         raise errors.exceptions[0] from None
     await expect_free(context, route.destination, copy)
     written = await devices.writes(route.source, base.path) if base.on_device else ""
-    # Commands know no lease: an engine that has lost its own must not get to them.
+    # Commands know no lease: an engine that has lost its own must not get to them. Comparing takes long.
     may_send = partial(context.note, "send-base", {})
     await may_send()
     pieces, is_empty = await _pieces_to_send(context, direct, route, base, tell)
@@ -115,7 +115,7 @@ async def copy_directly(context: Context, direct: Direct, base: Base, tell: Tell
         on_device=copy.on_device,
         bandwidth_mib_per_s=context.request.bandwidth_mib_per_s,
         progress=progress,
-        before_more=may_send,
+        before_writing=may_send,
     )
     if told:
         context.outcome["compression"] = told

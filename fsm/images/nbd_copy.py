@@ -70,15 +70,15 @@ async def copy_by_nbd(
     on_device: bool = False,
     bandwidth_mib_per_s: int = 0,
     progress: Progress | None = None,
-    before_more: Callable[[], Awaitable[None]] | None = None,
+    before_writing: Callable[[], Awaitable[None]] | None = None,
 ) -> str:
     """Copy ``pieces`` of the source's file ``path`` into the file of that path at the destination.
 
     ``destination_path`` is that file's path where it is another one. It exists and has the original's length,
     ``size_bytes``. ``on_device``: it is a block device, perhaps a longer one. ``over_zeros``: it is known to
     read as zeros there, so that zeros need not be written. ``bandwidth_mib_per_s`` limits what crosses the
-    network; 0: nothing does. ``progress`` is told of the bytes of data done so far. ``before_more`` is called
-    before the file is opened once more, and raises if that must not be. Returns what there is to tell about a
+    network; 0: nothing does. ``progress`` is told of the bytes of data done so far. ``before_writing`` is
+    called each time before the file is opened, and raises if that must not be. Returns what there is to tell about a
     slow link: that the rest was compressed, or why it was not.
 
     What was written is on the storage, but for what its device still holds (``Storage.make_durable``).
@@ -91,7 +91,15 @@ async def copy_by_nbd(
     name = secrets.token_hex(8)  # whatever else may listen at that port has another name
     there = destination_path or path
     words = _Copying(
-        route, path, there, size_bytes, name, over_zeros, bandwidth_mib_per_s, on_device=on_device
+        route,
+        path,
+        there,
+        size_bytes,
+        name,
+        over_zeros,
+        bandwidth_mib_per_s,
+        on_device=on_device,
+        before_writing=before_writing,
     )
     told = _Told(progress)
     # What is encrypted can't be compressed.
@@ -99,8 +107,6 @@ async def copy_by_nbd(
     done = await _copy(words, pieces, told, pace)
     if done == len(pieces):
         return f"the link is slow, but {pace.missing}" if pace is not None and pace.missing else ""
-    if before_more is not None:
-        await before_more()
     await _copy(evolve(words, way=Way.RELAYED), pieces[done:], told, None)
     return "the link is slow: what waits is compressed"
 
@@ -121,14 +127,14 @@ async def _has_python(shell: Shell) -> bool:
 
 async def _copy(words: _Copying, pieces: Sequence[Piece], told: _Told, pace: Pace | None) -> int:
     """Copy until all is done, or ``pace`` tells to go another way; how many pieces are done."""
-    async with (
-        _export(words) as port,
-        words.route.destination.running(words.script(pieces, port)) as copying,
-    ):
-        done = await _follow(copying, words, pieces, told, pace)
-        if pace is not None and pace.is_slow and not pace.missing:
-            return done
-        await copying.end()
+    async with _export(words) as port:
+        if words.before_writing is not None:
+            await words.before_writing()
+        async with words.route.destination.running(words.script(pieces, port)) as copying:
+            done = await _follow(copying, words, pieces, told, pace)
+            if pace is not None and pace.is_slow and not pace.missing:
+                return done
+            await copying.end()
     if done < len(pieces):
         raise HostError(
             f"the copy of {words.path} ended after {done} of {len(pieces)} pieces",
@@ -286,6 +292,7 @@ class _Copying:
     bandwidth_mib_per_s: int
     way: Way = Way.DIRECT
     on_device: bool = False
+    before_writing: Callable[[], Awaitable[None]] | None = None
 
     def script(self, pieces: Sequence[Piece], port: int) -> str:
         """The destination's. Copies range after range, says "done" behind each; stops when its input ends.
