@@ -20,7 +20,7 @@ Check = Callable[[], None]
 
 @frozen
 class LeashedConnector:
-    """A connector whose hosts and channels call ``permit`` before what only a lease allows. It raises to forbid."""
+    """A connector whose hosts and channels call ``permit`` before what needs a lease. It raises to forbid."""
 
     connector: Connector
     permit: Check

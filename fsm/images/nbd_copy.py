@@ -78,8 +78,8 @@ async def copy_by_nbd(
     ``size_bytes``. ``on_device``: it is a block device, perhaps a longer one. ``over_zeros``: it is known to
     read as zeros there, so that zeros need not be written. ``bandwidth_mib_per_s`` limits what crosses the
     network; 0: nothing does. ``progress`` is told of the bytes of data done so far. ``before_writing`` is
-    called each time before the file is opened, and raises if that must not be. Returns what there is to tell about a
-    slow link: that the rest was compressed, or why it was not.
+    called each time before the file is opened, and raises if that must not be. Returns what there is to tell
+    about a slow link: that the rest was compressed, or why it was not.
 
     What was written is on the storage, but for what its device still holds (``Storage.make_durable``).
 
