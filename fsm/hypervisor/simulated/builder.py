@@ -72,6 +72,11 @@ class Builder(WorldCore):
                 path = posixpath.dirname(path)
             where.directories.add(mount)
 
+    def add_link(self, uri: str, path: str, target: str) -> None:
+        """Have a directory that leads to another one."""
+        with self.changing() as state:
+            state.hosts[uri].links[path] = target
+
     def add_pool(self, uri: str, directory: str, *, active: bool = True) -> None:
         """Have an operator's storage pool on a directory."""
         with self.changing() as state:

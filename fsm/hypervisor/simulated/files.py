@@ -25,9 +25,17 @@ def _above(path: str) -> str:
     return path.rpartition("/")[0] or "/"
 
 
+def _followed(host: HostState, path: str) -> str:
+    """The path without linked directories."""
+    for link, target in host.links.items():
+        if path == link or path.startswith(f"{link}/"):
+            return target + path.removeprefix(link)
+    return path
+
+
 def filesystem(state: WorldState, host: HostState, directory: str) -> FileSystem:
     """The file system that holds ``directory``; ``Missing`` when the directory does not exist."""
-    mount = directory
+    mount = directory = _followed(host, directory)
     while mount not in host.mounts:
         parent = _above(mount)
         if parent == mount:
@@ -42,7 +50,7 @@ def filesystem(state: WorldState, host: HostState, directory: str) -> FileSystem
 def find(state: WorldState, host: HostState, path: str) -> SparseFile | None:
     """The file at ``path``, None when there is none, whether or not its directory exists."""
     try:
-        return filesystem(state, host, _above(path)).files.get(path)
+        return filesystem(state, host, _above(path)).files.get(_followed(host, path))
     except Missing:
         return None
 
@@ -74,9 +82,11 @@ def expect_no_device(path: str) -> None:
 
 def _make(state: WorldState, host: HostState, path: str, size_bytes: int) -> SparseFile:
     where = filesystem(state, host, _above(path))
+    path = _followed(host, path)
     if path in where.files:
         raise Denied(f"storage volume '{path}' exists already")
     where.files[path] = SparseFile(size_bytes)
+    _touch(state, where.files[path])
     return where.files[path]
 
 
@@ -85,7 +95,7 @@ def remove(state: WorldState, host: HostState, path: str) -> None:
     if find(state, host, path) is None:
         return
     where = filesystem(state, host, _above(path))
-    where.used_bytes -= allocated_bytes(where.files.pop(path))
+    where.used_bytes -= allocated_bytes(where.files.pop(_followed(host, path)))
 
 
 def allocated_bytes(file: SparseFile) -> int:
@@ -97,7 +107,7 @@ def write(state: WorldState, host: HostState, path: str, offset: int, data: byte
     """Write into an existing file. ``NoSpace`` when the file system is full; pages before that are kept."""
     where = filesystem(state, host, _above(path))
     file = existing(state, host, path)
-    file.writes += 1
+    _touch(state, file)
     done = 0
     while done < len(data):
         number, within = divmod(offset + done, PAGE)
@@ -114,9 +124,14 @@ def write_page(state: WorldState, host: HostState, path: str, number: int, conte
     """Write a whole page of an existing file: ``content``, and zeros behind it. ``NoSpace`` as above."""
     where = filesystem(state, host, _above(path))
     file = existing(state, host, path)
-    file.writes += 1
+    _touch(state, file)
     _put(where, file, path, number, content)
     file.size = max(file.size, (number + 1) * PAGE)
+
+
+def _touch(state: WorldState, file: SparseFile) -> None:
+    state.writes += 1
+    file.written = state.writes
 
 
 def _put(where: FileSystem, file: SparseFile, path: str, number: int, content: bytes) -> None:

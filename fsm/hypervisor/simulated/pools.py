@@ -69,7 +69,7 @@ def stat(state: WorldState, host: HostState, path: str) -> FileFacts | None:
         header.capacity_bytes,
         header.format,
         header.backing,
-        "of its node" if on_device else str(file.writes),
+        "of its node" if on_device else str(file.written),
     )
 
 

@@ -38,12 +38,13 @@ class NoSpace(Denied):
 class SparseFile:
     """A file's content: pages by number. A page that is absent is a hole.
 
-    A page's trailing zeros are not kept, so that thousands of small images stay small. ``writes`` counts.
+    A page's trailing zeros are not kept, so that thousands of small images stay small. ``written``
+    tells when it was written last, by ``WorldState.writes``.
     """
 
     size: int = 0
     pages: dict[int, bytes] = field(factory=dict)
-    writes: int = field(default=0, metadata={"incidental": True})
+    written: int = field(default=0, metadata={"incidental": True})
 
 
 @define
@@ -198,7 +199,8 @@ class HostState:
 
     ``powered`` is the machine, ``libvirtd`` the daemon, ``connected`` whether clients get through to it.
     ``machines`` names the machine types that it accepts; empty means all. ``versions`` counts the changes of
-    each domain, ``crossings`` its writes behind a threshold, for those who watch it.
+    each domain, ``crossings`` its writes behind a threshold, for those who watch it. ``links`` are
+    directories that lead to others.
     """
 
     uri: str
@@ -209,6 +211,7 @@ class HostState:
     security_models: tuple[str, ...] = ()
     machines: frozenset[str] = frozenset()
     mounts: dict[str, str] = field(factory=dict)
+    links: dict[str, str] = field(factory=dict)
     domains: dict[str, DomainRecord] = field(factory=dict)
     pools: dict[str, Pool] = field(factory=dict)
     powered: bool = True
@@ -230,6 +233,7 @@ class WorldState:
     ``jobs`` names, for each domain, the hosts where it has a job. ``acknowledged`` holds, for each domain,
     what its guest was told to be on disk: (target, block) -> content. ``touched`` collects the domains that
     changed and whose watchers have not been woken yet, ``crossed`` those that wrote behind a threshold.
+    ``writes`` counts the writes into all files, in place of a time.
     """
 
     hosts: dict[str, HostState] = field(factory=dict)
@@ -239,6 +243,7 @@ class WorldState:
     acknowledged: dict[str, dict[tuple[str, int], bytes]] = field(factory=dict)
     touched: list[tuple[str, str]] = field(factory=list, metadata={"incidental": True})
     crossed: list[tuple[str, str]] = field(factory=list, metadata={"incidental": True})
+    writes: int = field(default=0, metadata={"incidental": True})
 
     def host(self, uri: str) -> HostState:
         """The host at ``uri``; ``Missing`` when there is none."""
