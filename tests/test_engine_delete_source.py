@@ -235,3 +235,19 @@ async def test_what_a_domain_of_the_destination_stands_on_stays() -> None:
     assert result.state == "committed"
     assert base in world.files(SOURCE)
     assert "domain clone uses it" in result.left_behind[0]
+
+
+async def test_what_a_domain_of_the_destination_has_by_another_path_stays() -> None:
+    """Both hosts see the original, each at a path of its own."""
+    simulation = await simulate()
+    world = simulation.world
+    base = f"{SHARED}/plain.qcow2"
+    world.add_domain(SOURCE, "plain", [SimulatedDisk("vda", base)])
+    world.add_link(DESTINATION, "/srv/there", SHARED)
+    clone = SimulatedDisk("vda", f"{IMAGES}/clone.qcow2", backing=("/srv/there/plain.qcow2", "qcow2"))
+    world.add_domain(DESTINATION, "clone", [clone], state=DomainState.SHUT_OFF)
+    elsewhere = (f"vda={IMAGES}/plain.qcow2",)
+    result = await simulation.migrate(domain="plain", delete_source=True, disk_map=elsewhere)
+    assert result.state == "committed"
+    assert base in world.files(SOURCE)
+    assert "domain clone uses it" in result.left_behind[0]

@@ -57,3 +57,62 @@ async def test_a_template_stays_that_a_volume_stands_on() -> None:
     assert result.state == "rolled-back"
     assert {GOLDEN, MIDDLE} <= set(world.files(DESTINATION))
     assert all("on which domain clone stands" in left for left in result.left_behind)
+
+
+LINK = "/srv/linked"
+
+
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.SHUT_OFF])
+async def test_a_source_base_stays_that_another_domain_stands_on_by_a_linked_directory(
+    state: DomainState,
+) -> None:
+    simulation = await simulate()
+    world, path = simulation.world, f"{IMAGES}/web-vda.qcow2"
+    world.add_link(SOURCE, LINK, IMAGES)
+
+    def other_domain() -> None:
+        """Once the migrated one is gone from there."""
+        disk = SimulatedDisk("vda", "/srv/top.qcow2", backing=(f"{LINK}/web-vda.qcow2", "qcow2"))
+        world.add_domain(SOURCE, "clone", [disk], state=state)
+
+    world.at("define_snapshots", other_domain, host=DESTINATION)
+    before = world.pools(SOURCE)
+    result = await simulation.migrate(delete_source=True)
+    assert result.state == "committed"
+    assert path in world.files(SOURCE)
+    (left,) = result.left_behind
+    assert "domain clone uses it" in left
+    assert world.pools(SOURCE) == before
+
+
+async def test_a_source_base_stays_that_is_another_domains_own_by_a_linked_directory() -> None:
+    simulation = await simulate()
+    world, path = simulation.world, f"{IMAGES}/web-vda.qcow2"
+    world.add_link(SOURCE, LINK, IMAGES)
+    twin = world.add_domain(
+        SOURCE, "twin", [SimulatedDisk("vda", "/srv/twin.qcow2")], state=DomainState.SHUT_OFF
+    )
+    with world.changing() as state:
+        record = state.hosts[SOURCE].domains[twin]
+        record.definition = (record.definition or "").replace("/srv/twin", f"{LINK}/web-vda")
+    result = await simulation.migrate(delete_source=True)
+    assert result.state == "committed"
+    assert path in world.files(SOURCE)
+    assert "domain twin uses it" in result.left_behind[0]
+
+
+async def test_a_template_stays_that_a_domain_has_by_a_linked_directory() -> None:
+    simulation = await chained(there=False)
+    world, uuid = simulation.world, simulation.uuid
+    world.add_link(DESTINATION, LINK, IMAGES)
+
+    def other_domain() -> None:
+        disk = SimulatedDisk("vda", "/srv/top.qcow2", backing=(f"{LINK}/middle.qcow2", "qcow2"))
+        world.add_domain(DESTINATION, "clone", [disk], state=DomainState.SHUT_OFF)
+        world.kill_qemu(DESTINATION, uuid)
+
+    world.at_moment(uuid, Moment.MIRROR, other_domain)
+    result = await simulation.migrate(merge=MergeChoice.COMMIT)
+    assert result.state == "rolled-back"
+    assert {GOLDEN, MIDDLE} <= set(world.files(DESTINATION))
+    assert all("on which domain clone stands" in left for left in result.left_behind)

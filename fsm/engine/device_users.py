@@ -7,6 +7,7 @@ from attrs import frozen
 from fsm.engine import devices
 from fsm.engine.context import Context
 from fsm.engine.plan import Side
+from fsm.engine.users import path_of_volume
 from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.shell import Shell
@@ -45,8 +46,7 @@ async def _paths(host: Host, disk: DiskFacts) -> list[str]:
     """A disk's files and devices; an error for a volume of a pool that has no directory."""
     if disk.source_type != "volume":
         return [path for path in disk.chain if path.startswith("/")]
-    pool, _, name = disk.source.partition("/")
-    return [f"{await host.storage.pool_directory(pool)}/{name}"]
+    return [await path_of_volume(host, disk.source)]
 
 
 async def expect_free(context: Context, way: Shell, copy: Base) -> None:

@@ -113,9 +113,10 @@ async def _may_go(context: Context, base: Base, copy: Base, found: FileFacts) ->
     if adopted and (base.below or not ours):
         leave(context, f"{uri}: {copy.path}, which may be a copy of this migration or not")
         return False
-    if ours and base.below and (user := await user_of(context, Side.DESTINATION, copy.path)):
+    if ours and base.below and (user := await user_of(context, Side.DESTINATION, found)):
         # Another domain has been put on it since.
-        leave(context, f"{uri}: {copy.path}, on which domain {user} stands")
+        stands = "stands" if user.is_known else "may stand"
+        leave(context, f"{uri}: {copy.path}, on which domain {user.name} {stands}")
         return False
     return ours
 

@@ -11,9 +11,8 @@ from fsm.engine.context import Context
 from fsm.engine.observe import look
 from fsm.engine.plan import Side
 from fsm.engine.removal import leave
-from fsm.engine.space import directory_of
-from fsm.engine.users import note_directory, user_of
-from fsm.errors import HostError, ImageCorrupt, NotFound
+from fsm.engine.users import user_of
+from fsm.errors import HostError, ImageCorrupt
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Base, Overlay
 from fsm.images.tables import look_at_image
@@ -69,23 +68,13 @@ async def _why_kept(context: Context, base: Base) -> str:
         return "it has changed since it was copied"
     if why := await _why_incomplete(context, source, base):
         return why
-    if user := await user_of(context, Side.SOURCE, base.path) or await _user_there(context, base):
-        return f"domain {user} uses it"
+    # At the destination its copy may have its path.
+    there = Side.DESTINATION
+    if user := await user_of(context, Side.SOURCE, found) or await user_of(
+        context, there, found, by_path=False
+    ):
+        return f"domain {user.name} {'uses' if user.is_known else 'may use'} it"
     return ""
-
-
-async def _user_there(context: Context, base: Base) -> str:
-    """A domain of the destination that stands on the very file, if its copy has another path."""
-    if base.path in context.history.created:
-        return ""
-    await note_directory(context, Side.DESTINATION, directory_of(base.path))
-    try:
-        found = await (await context.host(Side.DESTINATION)).storage.stat(base.path)
-    except NotFound:
-        return ""
-    if found is None or (found.size_bytes, found.modified) != (base.size_bytes, base.modified):
-        return ""
-    return await user_of(context, Side.DESTINATION, base.path)
 
 
 async def _why_incomplete(context: Context, source: Host, base: Base) -> str:
