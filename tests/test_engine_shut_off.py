@@ -12,7 +12,7 @@ from fsm.hypervisor import domain_xml
 from fsm.hypervisor.simulated import SimulatedDisk, domains
 from fsm.machine.observation import DomainState
 from tests.firmware import CONTENT, content, firm
-from tests.lives import AFTER, Life, Point
+from tests.lives import AFTER, CALLED, Life, Point
 from tests.simulation import DESTINATION, IMAGES, ON_SHARED, SOURCE, Simulation, check_end, simulate
 
 AUTO = {"merge": MergeChoice.AUTO}
@@ -197,3 +197,33 @@ async def test_a_block_device_is_refused_and_not_opened() -> None:
 def test_the_state_that_qemu_carries_is_read_from_the_description(kind: str) -> None:
     xml = f"<domain><devices><tpm><backend type='{kind}'/></tpm></devices></domain>"
     assert domain_xml.has_emulated_tpm(xml) == (kind == "emulator")
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.SHUT_OFF])
+async def test_two_copies_never_go_into_one_file(state: DomainState, *, dies: bool) -> None:
+    """Two directories of the source are one at the destination."""
+    simulation = await simulate()
+    world = simulation.world
+    for uri in (SOURCE, DESTINATION):
+        world.add_directory(uri, "/srv/one")
+    world.add_directory(SOURCE, "/srv/two")
+    world.add_link(DESTINATION, "/srv/two", "/srv/one")
+    paths = {"vda": "/srv/one/disk.qcow2", "vdb": "/srv/two/disk.qcow2"}
+    disks = [SimulatedDisk(target, path) for target, path in paths.items()]
+    world.add_domain(SOURCE, "plain", disks, state=state)
+
+    def hook(life: Life, point: Point) -> None:
+        if dies and (point.moment, point.name) == (CALLED, "create_sparse"):
+            life.kill()
+
+    request = {"domain": "plain", "delete_source": True}
+    result = await Life(simulation, hook).run(None, **request)
+    if dies:
+        (header,) = simulation.journal.headers()
+        result = await Life(simulation).run(header.migration)
+    assert result is not None
+    assert result.state == "rolled-back"
+    assert "leads to another disk's copy" in result.cause
+    assert set(paths.values()) <= set(world.files(SOURCE))
+    assert not [path for path in world.files(DESTINATION) if "disk" in path]

@@ -80,22 +80,34 @@ async def create_copies(context: Context) -> None:
     destination = await context.host(Side.DESTINATION)
     await expect_same_files(context)
     await signs.put_up(destination, context.planned)
-    created: list[str] = context.outcome.setdefault("created", [])
+    missing = []
     for copy in context.copies:
         found = await destination.storage.stat(copy.path)
         if copy.on_device:
             _expect_device(destination, copy, found)
             continue
-        if found is None:
-            await destination.storage.create_sparse(copy.path, copy.size_bytes)
-        elif not is_ours(context, copy, found):
-            raise ActionFailed(
-                "create-copies",
-                f"{destination.uri}: {copy.path} has appeared since preflight; it is left alone",
-                retryable=False,
-                remedy="move that file away, then migrate again",
-            )
+        if found is not None and not is_ours(context, copy, found):
+            raise _appeared(destination, copy)
+        # An empty one of an earlier try is made anew: it may be two copies, by a directory that is a link.
+        if found is not None:
+            await destination.storage.remove(copy.path)
+        missing.append(copy)
+    created: list[str] = context.outcome.setdefault("created", [])
+    for copy in missing:
+        if await destination.storage.stat(copy.path) is not None:
+            raise _appeared(destination, copy)
+        await destination.storage.create_sparse(copy.path, copy.size_bytes)
         created.append(copy.path)
+
+
+def _appeared(destination: Host, copy: Base) -> ActionFailed:
+    return ActionFailed(
+        "create-copies",
+        f"{destination.uri}: {copy.path} has appeared since preflight, or leads to another disk's copy; "
+        "it is left alone",
+        retryable=False,
+        remedy="move that file away, or see where its directory leads (--disk-map); then migrate again",
+    )
 
 
 def _expect_device(destination: Host, copy: Base, found: FileFacts | None) -> None:

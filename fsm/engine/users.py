@@ -120,7 +120,7 @@ async def _chain(context: Context, side: Side, facts: DomainFacts, disk: DiskFac
 
 
 async def path_of_volume(host: Host, volume: str) -> str:
-    """The path of ``POOL/NAME``. ``NotFound`` without such a pool, ``HostError`` for one without directory."""
+    """The path of ``POOL/NAME``. ``NotFound`` without such a pool, ``HostError`` for one of no directory."""
     pool, _, name = volume.partition("/")
     return f"{await host.storage.pool_directory(pool)}/{name}"
 
