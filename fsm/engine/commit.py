@@ -188,10 +188,14 @@ async def _pivot(context: Context, side: Side, overlay: Overlay, activity: str) 
 
 
 async def _stop_again(context: Context, host: Host) -> None:
-    """Shut a domain off again that was started, paused, for the commit alone."""
+    """Shut a domain off again that was started, paused, for the commit alone.
+
+    One that has run since is its user's, also when he has suspended it: libvirt has one word for both.
+    """
     if not context.history.started_paused:
         return
     facts = await host.domain(context.planned.domain_uuid)
-    if facts and facts.state is DomainState.PAUSED and facts.reason in PAUSED_BY_START:
+    untouched = facts and facts.state is DomainState.PAUSED and facts.reason in PAUSED_BY_START
+    if facts and untouched and not await host.has_run(facts.uuid):
         await host.destroy(facts.uuid)
     await _note_start(context, ours=False)

@@ -182,6 +182,12 @@ class Host(Protocol):
         A libvirtd that was killed does not know what its QEMU did last for it.
         """
 
+    async def has_run(self, uuid: str) -> bool:
+        """Whether the guest has made use of a disk since its process began here; False without a process.
+
+        One that was started with its CPUs paused has not, until somebody lets it run.
+        """
+
     async def domain_xml(self, uuid: str) -> str:
         """The migratable XML of the running (else the defined) domain, secrets included."""
 

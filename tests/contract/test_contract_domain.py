@@ -7,7 +7,17 @@ import pytest
 from fsm.errors import HostError, NotFound
 from fsm.hypervisor import domain_xml
 from fsm.machine.observation import DomainState, Job
-from tests.contract.contract_rig import KIB, MIB, Rig, RigDisk, disk_of, facts_of, until
+from tests.contract.contract_rig import (
+    KIB,
+    MIB,
+    Rig,
+    RigDisk,
+    committed,
+    disk_of,
+    facts_of,
+    put_overlay,
+    until,
+)
 
 NOBODY = "8a3e1d64-02c4-4f37-9a2e-1b5d7c9e0f11"
 DISKS = (
@@ -96,6 +106,30 @@ async def test_starting_resuming_and_stopping_twice_is_like_once(rig: Rig) -> No
     await host.destroy(uuid)
     facts = await facts_of(host, uuid)
     assert (facts.state, facts.reason) == (DomainState.SHUT_OFF, "destroyed")
+
+
+async def test_whether_a_guest_has_run_since_its_process_began(rig: Rig) -> None:
+    """Also when it is suspended again; a commit of what it has written is none of its doing."""
+    uuid = rig.domain("web", running=False)
+    host = await rig.host(rig.source)
+    assert not await host.has_run(uuid)
+    assert not await host.has_run(NOBODY)
+    await host.start_paused(uuid)
+    overlay = await put_overlay(host, uuid)
+    await committed(host, uuid, overlay)
+    assert not await host.has_run(uuid)
+    await host.resume(uuid)
+    assert await until(lambda: host.has_run(uuid), bool)
+    rig.pause(rig.source, uuid)
+    rig.remove_file(rig.source, overlay.path)
+    overlay = await put_overlay(host, uuid)
+    assert await host.has_run(uuid)
+    await committed(host, uuid, overlay)
+    assert await host.has_run(uuid)
+    await host.destroy(uuid)
+    assert not await host.has_run(uuid)
+    await host.start_paused(uuid)
+    assert not await host.has_run(uuid)
 
 
 async def test_a_domain_without_its_image_does_not_start(rig: Rig) -> None:

@@ -76,6 +76,10 @@ class LibvirtHost:
         """Whether the domain's QEMU has this file in a disk's chain."""
         return await self._link.ask("uses", lambda call: monitor.uses(call, uuid, path))
 
+    async def has_run(self, uuid: str) -> bool:
+        """Whether the guest has made use of a disk since its process began here; False without a process."""
+        return await self._link.ask("has_run", lambda call: reading.has_run(call, uuid))
+
     async def domain_xml(self, uuid: str) -> str:
         """The migratable XML of the running (else the defined) domain, secrets included."""
         return await self._link.ask("domain_xml", lambda call: reading.migratable_xml(call, uuid))

@@ -55,6 +55,15 @@ def resolve(call: Call, domain: str) -> str:
     return str(found.UUIDString())
 
 
+def has_run(call: Call, uuid: str) -> bool:
+    """Whether the guest has asked anything of a disk. What block jobs read and write does not count."""
+    found = _by_uuid(call, uuid)
+    if found is None or not found.isActive():
+        return False
+    ((_, stats),) = call.connection.domainListGetStats([found], libvirt.VIR_DOMAIN_STATS_BLOCK)
+    return any(count for name, count in stats.items() if name.endswith(".reqs"))
+
+
 def read_domain(call: Call, uuid: str) -> DomainFacts | None:
     """The domain at one moment, None when there is none.
 

@@ -47,6 +47,12 @@ def uses(host: HostState, uuid: str, path: str) -> bool:
     return any(path == layer for disk in record.instance.disks.values() for layer, _ in disk.layers)
 
 
+def has_run(host: HostState, uuid: str) -> bool:
+    """Whether the guest's CPUs have run in its process."""
+    record = host.domains.get(uuid)
+    return record is not None and record.instance is not None and record.instance.has_run
+
+
 def facts(host: HostState, uuid: str) -> DomainFacts | None:
     """The domain as its libvirtd tells of it."""
     record = host.domains.get(uuid)
@@ -173,7 +179,7 @@ def resume(state: WorldState, host: HostState, uuid: str) -> None:
     if instance.state is DomainState.CRASHED:
         raise Denied("internal error: unable to execute QEMU command 'cont': Resetting the VM is required")
     instance.state, instance.reason = DomainState.RUNNING, "unpaused"
-    instance.inactive = False
+    instance.inactive, instance.has_run = False, True
     for disk in instance.disks.values():
         disk.error = ""
     state.touch(host, uuid)

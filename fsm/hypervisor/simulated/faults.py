@@ -18,6 +18,7 @@ QUESTIONS = frozenset(
         "domain_xml",
         "domains",
         "free_bytes",
+        "has_run",
         "identity",
         "migration_progress",
         "objections",

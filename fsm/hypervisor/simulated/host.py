@@ -75,6 +75,10 @@ class SimulatedHost:
         """See the port."""
         return await self._call("uses", (uuid, path), lambda _, host: domains.uses(host, uuid, path))
 
+    async def has_run(self, uuid: str) -> bool:
+        """See the port."""
+        return await self._call("has_run", (uuid,), lambda _, host: domains.has_run(host, uuid))
+
     async def domain_xml(self, uuid: str) -> str:
         """See the port."""
         return await self._call("domain_xml", (uuid,), lambda _, host: domains.current_xml(host, uuid))

@@ -155,7 +155,7 @@ class Instance:
     """A QEMU process. ``xml`` is what it was started with; ``disks`` holds those that are files.
 
     ``incoming_from`` is the host whose memory it waits for. ``inactive`` is one that arrived paused and has
-    not run since: it dies of a commit that fails. A ``ghost`` has no process any more, and its libvirtd does
+    not run since: it dies of a commit that fails. ``has_run``: not only since it arrived. A ``ghost`` has no process any more, and its libvirtd does
     not know.
     """
 
@@ -166,6 +166,7 @@ class Instance:
     migration: MigrationJob | None = None
     incoming_from: str = ""
     inactive: bool = False
+    has_run: bool = False
     dirties_mib_per_s: int = 0
     ghost: bool = False
 
