@@ -155,8 +155,8 @@ class Instance:
     """A QEMU process. ``xml`` is what it was started with; ``disks`` holds those that are files.
 
     ``incoming_from`` is the host whose memory it waits for. ``inactive`` is one that arrived paused and has
-    not run since: it dies of a commit that fails. ``has_run``: not only since it arrived. A ``ghost`` has no process any more, and its libvirtd does
-    not know.
+    not run since: it dies of a commit that fails. ``has_run`` tells of a process whose
+    guest has been let run. A ``ghost`` has no process any more, and its libvirtd does not know.
     """
 
     xml: str
