@@ -227,3 +227,43 @@ async def test_two_copies_never_go_into_one_file(state: DomainState, *, dies: bo
     assert "leads to another disk's copy" in result.cause
     assert set(paths.values()) <= set(world.files(SOURCE))
     assert not [path for path in world.files(DESTINATION) if "disk" in path]
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["one-engine", "two-engines"])
+async def test_what_ran_at_the_source_since_it_was_copied_is_not_given_up(*, killed: bool) -> None:
+    """The destination has its definition already; its user runs it at the source and shuts it off again."""
+    simulation = await shut_off()
+    written = False
+
+    def use() -> None:
+        nonlocal written
+        written = True
+        start(simulation)
+        simulation.write()
+        stop(simulation)
+
+    def hook(life: Life, point: Point) -> None:
+        if (point.moment, point.name) == (CALLED, "define"):
+            if killed:
+                life.kill()
+            use()
+
+    result = await Life(simulation, hook).run(None, **AUTO)
+    (header,) = simulation.journal.headers()
+    if killed:
+        use()
+        result = await Life(simulation).run(header.migration)
+    assert written
+    assert result is not None
+    assert result.state == "stuck"
+    assert "since it was copied" in result.cause
+    assert simulation.world.lost_writes(simulation.uuid, at=SOURCE) == []
+    # As the remedy says.
+    there = await simulation.world.connect(DESTINATION)
+    await there.forget_snapshots(simulation.uuid, ["s3", "s2", "s1"])
+    await there.undefine(simulation.uuid)
+    simulation.journal.ask(header.migration, "retry", {})
+    result = await Life(simulation).run(header.migration)
+    assert result is not None
+    assert result.state == "rolled-back"
+    await check_end(simulation, result)

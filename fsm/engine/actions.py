@@ -31,6 +31,7 @@ from fsm.engine.removal import (
 )
 from fsm.engine.shared import expect_same_files, remove_probes
 from fsm.engine.source_bases import remove_source_bases
+from fsm.engine.source_domain import destroy_source_instance, undefine_source
 from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Base, FileFacts, SnapshotMetadata
@@ -249,36 +250,6 @@ async def resume_source(context: Context) -> None:
     facts = await source.domain(context.planned.domain_uuid)
     if facts and facts.state is DomainState.PAUSED and facts.reason == "migration":
         await source.resume(facts.uuid)
-
-
-async def destroy_source_instance(context: Context) -> None:
-    """Destroy the instance that has handed over; its definition is removed at the end."""
-    source = await context.host(Side.SOURCE)
-    facts = await source.domain(context.planned.domain_uuid)
-    if facts is None or facts.state is DomainState.SHUT_OFF:
-        return
-    if facts.state is not DomainState.PAUSED:
-        raise ActionFailed(
-            "destroy-source-instance", f"{source.uri}: the instance is not paused", retryable=False
-        )
-    await source.destroy(facts.uuid)
-
-
-async def undefine_source(context: Context) -> None:
-    """Remove the definition at the source; libvirt normally has done so."""
-    if context.is_fenced(Side.SOURCE):
-        leave(
-            context,
-            f"{context.request.shown_uri(Side.SOURCE)}: the definition of {context.planned.domain_name}",
-        )
-        return
-    source = await context.host(Side.SOURCE)
-    facts = await source.domain(context.planned.domain_uuid)
-    if facts is None:
-        return
-    if facts.state is not DomainState.SHUT_OFF:
-        raise ActionFailed("undefine-source", f"{source.uri}: the domain is active there", retryable=False)
-    await source.undefine(facts.uuid)
 
 
 async def release_pools(context: Context) -> None:
