@@ -212,3 +212,31 @@ async def test_closing_lets_go_of_what_is_under_way() -> None:
         await handle.wait()
     simulation.open_again()
     assert (await (await engine_of(simulation).resume(handle.migration)).wait()).state == "committed"
+
+
+async def test_a_deliver_that_fails_breaks_nothing() -> None:
+    simulation = await simulate()
+
+    def closed(_call: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    engine = Engine(simulation.journal, simulation.world, clock=simulation.world.clock, deliver=closed)
+    handle = await engine.start(simulation.request(), on_record=lambda _record: None)
+    async with asyncio.timeout(60):
+        result = await handle.wait()
+    assert result.state == "committed"
+    await check_end(simulation, result)
+
+
+async def test_a_log_that_fails_breaks_nothing() -> None:
+    class Broken:
+        def debug(self, event: str, /, **fields: object) -> None:
+            raise BrokenPipeError
+
+        info = warning = debug
+
+    simulation = await simulate()
+    engine = Engine(simulation.journal, simulation.world, clock=simulation.world.clock, log=Broken())
+    result = await (await engine.start(simulation.request())).wait()
+    assert result.state == "committed"
+    await check_end(simulation, result)

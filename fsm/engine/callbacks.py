@@ -93,6 +93,8 @@ class Teller:
         self.told.set()
 
     def _wake(self) -> None:
+        if self._given_up:
+            return
         if self._mailbox.missing and not self._told_behind:
             self._told_behind = True
             self._log.warning("callbacks-behind", migration=self.migration, record=self._feed.newest)
@@ -100,7 +102,20 @@ class Teller:
             if self._busy:
                 return
             self._busy = True
-        self._deliver(self._next)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Have the next event told. Where that can't be, as a loop is closed, nothing is told any more."""
+        try:
+            self._deliver(self._next)
+        except Exception:  # noqa: BLE001  # it is not ours, and the migration goes on
+            self._log_failure("deliver")
+            self._given_up = True
+            self._tell_all_told()
+
+    def _tell_all_told(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+            self._loop.call_soon_threadsafe(self.told.set)
 
     def _next(self) -> None:
         """Tell one event, then let the other migrations have their turn."""
@@ -119,12 +134,11 @@ class Teller:
             self._busy = not self._mailbox.empty
             busy, ended = self._busy, self._feed.ended
         if busy:
-            self._deliver(self._next)
+            self._hand_over()
             return
         self._told_behind = False
         if ended:
-            with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
-                self._loop.call_soon_threadsafe(self.told.set)
+            self._tell_all_told()
 
     def _tell(self, event: Event) -> None:
         self._inside = threading.get_ident()
@@ -145,7 +159,9 @@ class Teller:
             if self._progress_failed:
                 return
             self._progress_failed = True
-        name = "on_record" if isinstance(event, Record) else "on_progress"
+        self._log_failure("on_record" if isinstance(event, Record) else "on_progress")
+
+    def _log_failure(self, name: str) -> None:
         self._log.warning(
             "callback-failed", migration=self.migration, callback=name, error=traceback.format_exc()
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 import structlog
+from attrs import frozen
 
 NAME = "fsm"
 # What the standard library asks of a library: silent until somebody wants to hear it.
@@ -32,17 +34,36 @@ def event_log(logger: Logger | None = None) -> EventLog:
     """The event log on ``logger``: structlog's as it is, one of the standard library with JSON as messages.
 
     None: structlog as the process has configured it; where it has not, the standard library's logger "fsm".
-    Nobody's configuration is changed.
+    Nobody's configuration is changed. What the logger raises harms nobody.
     """
     if logger is None:
         if structlog.is_configured():
-            return cast(EventLog, structlog.get_logger(NAME))
+            return _Unfailing(cast(EventLog, structlog.get_logger(NAME)))
         logger = logging.getLogger(NAME)
     if not isinstance(logger, logging.Logger):
-        return logger
+        return _Unfailing(logger)
     wrapped = structlog.wrap_logger(
         logger,
         processors=[structlog.stdlib.filter_by_level, structlog.processors.JSONRenderer(default=str)],
         wrapper_class=structlog.stdlib.BoundLogger,
     )
-    return cast(EventLog, wrapped)
+    return _Unfailing(cast(EventLog, wrapped))
+
+
+@frozen
+class _Unfailing:
+    """A log that may be closed, or full: no migration stops half-way because nobody could be told."""
+
+    _log: EventLog
+
+    def debug(self, event: str, /, **fields: Any) -> None:
+        with suppress(Exception):
+            self._log.debug(event, **fields)
+
+    def info(self, event: str, /, **fields: Any) -> None:
+        with suppress(Exception):
+            self._log.info(event, **fields)
+
+    def warning(self, event: str, /, **fields: Any) -> None:
+        with suppress(Exception):
+            self._log.warning(event, **fields)
