@@ -9,7 +9,7 @@ import time
 import pytest
 
 from fsm.errors import BadInput, HostError, HostUnreachable
-from fsm.images import workers
+from fsm.images import transfer, workers
 from fsm.images.base_copy import CopyResult, Throttle, copy_file
 from fsm.images.transfer import CHUNK_BYTES, whole_file
 from tests.test_images_memory import (
@@ -282,3 +282,23 @@ async def test_one_throttle_holds_for_the_sum_of_all_files() -> None:
     began_s = time.monotonic()
     await asyncio.gather(*(copy(connector, throttle=throttle) for connector in connectors))
     assert time.monotonic() - began_s > 0.4
+
+
+@pytest.mark.parametrize("call", ["read", "write"])
+async def test_a_copy_that_moves_nothing_any_more_ends(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's storage hangs, and its libvirtd still answers."""
+    monkeypatch.setattr(workers, "GRACE_S", 0.05)
+    monkeypatch.setattr(transfer, "SILENCE_S", 0.3)
+    connector = pair(MemoryFile.random(CHUNK_BYTES, 0.1))
+    host = connector.one if call == "read" else connector.two
+
+    def hang(one: str, offset: int) -> None:
+        if one == call and offset > 0:
+            host.closed.wait()
+            raise HostError("the channel was closed", host=SOURCE)
+
+    host.on_packet = hang
+    async with asyncio.timeout(30):
+        with pytest.raises(HostUnreachable, match="nothing was copied"):
+            await copy(connector)
+    assert_let_go(connector)

@@ -70,7 +70,7 @@ async def copy_file(
     size_bytes = sum(one.length for one in ranges)
     count = max(1, min(connections, -(-size_bytes // CHUNK_BYTES))) if size_bytes else 0
     chunks = Chunks(ranges, sharers=count, largest_bytes=LARGEST_CHUNK_BYTES)
-    tally = Tally(progress)
+    tally = Tally(f"{safe_uri(source_uri)} or {safe_uri(destination_uri)}", progress)
     finished = Finished()
     there = destination_path or path
 

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 
 from fsm.errors import ImageCorrupt
 from fsm.hypervisor.port import Connector, DataChannel, RangeWriter
+from fsm.hypervisor.uris import safe_uri
 from fsm.hypervisor.values import Overlay
 from fsm.images.backing import DEEPEST_CHAIN, read_backing
 from fsm.images.clusters import Layer, Piece, joined, through
@@ -117,7 +118,7 @@ def _moved(piece: Piece, by: int) -> Piece:
 
 
 async def _write(connector: Connector, uri: str, path: str, plan: _Plan, progress: Progress | None) -> None:
-    tally = Tally(progress)
+    tally = Tally(safe_uri(uri), progress)
 
     def work(worker: Worker) -> None:
         source, target = worker.open(connector, uri), worker.open(connector, uri)

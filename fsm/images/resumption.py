@@ -198,7 +198,7 @@ async def _look(
     size_bytes = sum(one.length for one in ranges)
     count = max(1, min(copied.connections, -(-size_bytes // CHUNK_BYTES))) if size_bytes else 0
     chunks = Chunks(ranges, sharers=count, largest_bytes=LARGEST_CHUNK_BYTES)
-    tally = Tally(progress)
+    tally = Tally(safe_uri(copied.uri), progress)
     seen: list[_Seen] = []
 
     def work(worker: Worker) -> None:

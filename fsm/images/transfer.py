@@ -7,9 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, frozen
 
-from fsm.errors import BadInput, HostError
+from fsm.errors import BadInput, HostError, HostUnreachable
 from fsm.hypervisor.port import DataChannel, DataSink
 from fsm.hypervisor.uris import safe_uri
 from fsm.images.workers import Worker
@@ -21,6 +21,10 @@ CHUNK_BYTES = 32 * MIB
 
 BURST_S = 0.1
 """What a throttled transfer that fell behind may make up for at full speed."""
+
+SILENCE_S = 300.0
+"""How long nothing may move before a transfer counts as lost: storage may hang while its host answers. A
+worker counts a hole when it has filled it with zeros, on a slow link a minute or two later."""
 
 Progress = Callable[[int, int], None]
 """Told, on the event loop, how many bytes of data and how many bytes of holes are done."""
@@ -111,11 +115,16 @@ class Chunks:
 
 
 class Tally:
-    """Counts what workers have done, and tells it on the event loop when it changed."""
+    """Counts what workers have done, and tells it on the event loop when it changed.
 
-    def __init__(self, progress: Progress | None = None) -> None:
+    ``hosts`` are those between which it moves, fit for messages.
+    """
+
+    def __init__(self, hosts: str, progress: Progress | None = None) -> None:
         self._lock = threading.Lock()
+        self._hosts = hosts
         self._progress = progress
+        self._moved_at_s = time.monotonic()
         self._told = (0, 0)
         self.data_bytes = 0
         self.hole_bytes = 0
@@ -127,12 +136,20 @@ class Tally:
             self.hole_bytes += hole_bytes
 
     async def tell(self) -> None:
-        """Tell the sums if they changed since the last call; from the event loop only."""
+        """Tell the sums if they changed since the last call; from the event loop only.
+
+        Raises ``HostUnreachable`` when they have not for too long.
+        """
         with self._lock:
             now = (self.data_bytes, self.hole_bytes)
-        if self._progress is not None and now != self._told:
-            self._told = now
-            self._progress(*now)
+        if now != self._told:
+            self._told, self._moved_at_s = now, time.monotonic()
+            if self._progress is not None:
+                self._progress(*now)
+        elif (silent_s := time.monotonic() - self._moved_at_s) > SILENCE_S:
+            raise HostUnreachable(
+                f"nothing was copied or read for {silent_s:.0f} s", host=self._hosts, call="read"
+            )
 
 
 @define
@@ -143,7 +160,7 @@ class Reading:
     channel: DataChannel
     uri: str
     path: str
-    tally: Tally = field(factory=Tally)
+    tally: Tally
     throttle: Throttle | None = None
 
     def into(self, sink: DataSink, offset: int, length: int) -> None:

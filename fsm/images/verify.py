@@ -52,6 +52,10 @@ class _Pair:
     def file_name(self) -> str:
         return self.path.rpartition("/")[2]
 
+    @property
+    def hosts(self) -> str:
+        return " or ".join(map(safe_uri, self.uris))
+
     def differ(self, message: str, offset: int | None = None) -> VerificationFailed:
         source, destination = map(safe_uri, self.uris)
         return VerificationFailed(
@@ -59,9 +63,9 @@ class _Pair:
         )
 
 
-def _reading(worker: Worker, pair: _Pair, side: int) -> Reading:
+def _reading(worker: Worker, pair: _Pair, side: int, tally: Tally) -> Reading:
     uri = pair.uris[side]
-    return Reading(worker, worker.open(pair.connector, uri), uri, pair.paths[side])
+    return Reading(worker, worker.open(pair.connector, uri), uri, pair.paths[side], tally)
 
 
 async def compare_digests(
@@ -87,7 +91,7 @@ async def compare_digests(
     """
     pair = _Pair(connector, source_uri, destination_uri, path, destination_path)
     job = _DigestJob(size_bytes)
-    tally = Tally(progress)
+    tally = Tally(pair.hosts, progress)
 
     def work(worker: Worker) -> None:
         side = worker.index % 2
@@ -140,10 +144,11 @@ class _DigestJob:
 async def _difference(pair: _Pair, chunk_offset: int, length: int) -> VerificationFailed:
     """What to raise for a chunk whose digests differ: both sides are read once more to find the byte."""
     found: list[int] = []
+    tally = Tally(pair.hosts)
 
     def work(worker: Worker) -> None:
         source, destination = (
-            _Content(_reading(worker, pair, side), chunk_offset + length) for side in (0, 1)
+            _Content(_reading(worker, pair, side, tally), chunk_offset + length) for side in (0, 1)
         )
         for offset in range(chunk_offset, chunk_offset + length, MIB):
             ours, theirs = source.read(offset, MIB), destination.read(offset, MIB)
@@ -151,7 +156,7 @@ async def _difference(pair: _Pair, chunk_offset: int, length: int) -> Verificati
                 found.append(offset + first_difference(ours, theirs))
                 return
 
-    await run_workers(1, work, name=f"difference in {pair.file_name}")
+    await run_workers(1, work, name=f"difference in {pair.file_name}", tick=tally.tell)
     where = f"the {length} bytes from {chunk_offset} on have different digests"
     if found:
         return pair.differ(f"{where}; the first byte that differs is {found[0]}", found[0])
