@@ -23,6 +23,8 @@ def tells_more(trigger: str, seen: Observation) -> bool:
     """Whether what the hosts show tells more than the error of the step before."""
     if trigger == "lose-sight":
         return not (seen.source.reachable and seen.destination.reachable) or _keeps_waiting(seen.destination)
+    if trigger == "find-unexpected":
+        return any(host.domain and host.domain.marked_by_another for host in (seen.source, seen.destination))
     return trigger in _SEEN_ON_THE_HOSTS or (trigger == "fail-copy" and _was_started(seen))
 
 
@@ -108,6 +110,11 @@ def _unexpected(sides: dict[Side, Host], request: Request, migration: str) -> Ca
     for side, host in sides.items():
         if host.domain and host.domain.marked_by_another:
             uri = request.shown_uri(side)
+            if host.domain.marker is None:
+                return Cause(
+                    f"{uri}: a domain of its UUID is there that did not come by this migration",
+                    f"find out who defined it; undefine it there, then: fsm retry {migration}",
+                )
             return Cause(
                 f"{uri}: the domain carries the marker of migration {host.domain.marker}, which another "
                 "engine has set",

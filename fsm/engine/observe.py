@@ -26,7 +26,18 @@ async def observe_hosts(hosts: Hosts, history: History) -> tuple[Host, Host]:
         return Host(reachable=True), Host(reachable=True)
     uuid = history.plan.domain_uuid
     source, destination = await asyncio.gather(*(_observe(hosts, uuid, history, side) for side in Side))
-    return source, destination
+    return source, _without_stranger(source, destination)
+
+
+def _without_stranger(source: Host, destination: Host) -> Host:
+    """The destination, with the word that a domain there is another's if it did not come by the migration.
+
+    That brings the marker. It goes last of all: then the source does not have the domain any more.
+    """
+    here, there = source.domain, destination.domain
+    if here is None or here.marker is None or there is None or there.marker is not None:
+        return destination
+    return evolve(destination, domain=evolve(there, marked_by_another=True))
 
 
 async def _observe(hosts: Hosts, uuid: str, history: History, side: Side) -> Host:

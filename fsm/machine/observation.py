@@ -81,7 +81,8 @@ class Domain:
     """A domain as one host knows it. ``reason`` is libvirt's own word for why it is in this state.
 
     ``marker`` is the id of the migration that the domain's own metadata names. ``marked_by_another``: that is
-    another one, or this one adopted by an engine with another journal. ``unrecorded`` are those of its
+    another one, or this one adopted by an engine with another journal; or, at the destination, the domain has
+    no marker while the source's has: it did not come by this migration. ``unrecorded`` are those of its
     ``snapshots`` that the journal does not have, those given up aside.
     """
 
