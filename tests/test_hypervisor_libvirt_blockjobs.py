@@ -9,7 +9,18 @@ from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import Overlay
 from fsm.lab import LabHost
 from tests.lab_rig import NEEDS_LAB
-from tests.libvirt_helpers import NAME, digest, facts_of, overlays, take, until_ready
+from tests.libvirt_helpers import (
+    IMAGES,
+    NAME,
+    define,
+    digest,
+    facts_of,
+    image,
+    overlays,
+    remove,
+    take,
+    until_ready,
+)
 
 pytestmark = NEEDS_LAB
 pytest_plugins = ["tests.libvirt_fixtures"]
@@ -53,6 +64,31 @@ async def test_overlays_that_can_not_be_made(alpha: LabHost, host: Host, uuid: s
     assert [disk.chain for disk in (await facts_of(host, uuid)).disks] == before
     assert alpha.path(made[1].path).read_bytes() == b"precious"
     assert not alpha.path(made[0].path).exists()
+
+
+async def test_an_overlay_is_known_to_be_used_whatever_name_the_image_has_for_its_template(
+    alpha: LabHost, host: Host
+) -> None:
+    """QEMU shows no path of an image whose header names the one below by another than the one it opened.
+
+    An overlay that counted as unused would be removed while the guest writes to it.
+    """
+    image(alpha, f"{IMAGES}/template.qcow2")
+    create = "qemu-img create -q -f qcow2 -b template.qcow2 -F qcow2"
+    alpha.run([*create.split(), f"{IMAGES}/on.qcow2"])
+    uuid = define(alpha, "on", {"vda": f"{IMAGES}/on.qcow2"})
+    try:
+        (overlay,) = await overlays(host, uuid)
+        assert await host.uses(uuid, overlay.base)
+        assert not await host.uses(uuid, overlay.path)
+        await host.create_overlays(uuid, [overlay])
+        assert await host.uses(uuid, overlay.base)
+        assert await host.uses(uuid, overlay.path)
+        assert not await host.uses(uuid, f"{IMAGES}/another.qcow2")
+    finally:
+        remove(alpha, "on")
+        for path in alpha.path(IMAGES).iterdir():
+            path.unlink()
 
 
 async def test_commit_and_pivot(alpha: LabHost, host: Host, uuid: str) -> None:

@@ -17,12 +17,19 @@ from fsm.hypervisor.libvirt.session import Call
 _ENDED = frozenset((libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID))
 # libvirt's names for the other host's disks while it mirrors to them.
 _MIRROR_TARGET = "migration-"
+# What QEMU shows of an image in place of a path, where opening that path would not give the same chain: its
+# header names the one below relatively, for example. All images above it are shown so as well.
+_NO_PATH = "json:"
 
 
 def uses(call: Call, uuid: str, path: str) -> bool:
     """Whether QEMU has the file in the chain of a disk; False without a QEMU process."""
-    devices = ask(call, uuid, "query-block")
-    return path in {name for device in devices or () for name in _chain(device)}
+    names = {name for device in ask(call, uuid, "query-block") or () for name in _chain(device)}
+    if path in names or not any(name.startswith(_NO_PATH) for name in names):
+        return path in names
+    # Each file by itself has its path. A few that are in no chain are among them: a file that counts as used
+    # is left alone, one that is taken for unused may be removed under its writer.
+    return any(node["file"] == path for node in ask(call, uuid, "query-named-block-nodes", flat=True) or ())
 
 
 def cut_migration(call: Call, uuid: str) -> None:
