@@ -77,3 +77,16 @@ async def test_ended_by_itself_it_leaves_nothing_that_waits_for_its_input() -> N
             assert watch is not None
             await running.end()
             assert watch not in processes()
+
+
+@pytest.mark.parametrize("name", ["dash", "bash", "bash --posix"])
+async def test_told_right_behind_the_fork_it_has_ended_its_command(name: str) -> None:
+    command = ("sleep", f"{200 + secrets.randbelow(1 << 32) / (1 << 32):.9f}")
+    script = watched(f"run {shlex.join(command)}")
+    told_at_once = script.replace('"$@" &', '"$@" & kill -TERM $$;')
+    assert told_at_once != script
+    way = Shell(HERE.uri, ("sh", "-c", f"exec {name} -s"))
+    async with asyncio.timeout(20):
+        with pytest.raises(HostError, match="exit status 1"):
+            await way.ask(told_at_once)
+    assert left(*command) == []
