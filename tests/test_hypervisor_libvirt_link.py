@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -117,3 +118,62 @@ async def test_a_uri_that_leads_to_another_host_later_is_an_unreachable_host(
     assert opened[-1].closed.wait(5)
     assert await link.ask("who", answering) == "first"
     await link.close()
+
+
+@pytest.fixture
+def gate(opened: list[Connection], monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Every connection but the first comes to stand once this is set."""
+    gate = threading.Event()
+
+    def open_connection(_uri: str) -> Any:
+        if opened:
+            assert gate.wait(5)
+        opened.append(Connection())
+        return opened[-1]
+
+    monkeypatch.setattr(session, "open_connection", open_connection)
+    return gate
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+async def test_closed_while_it_is_opened_again_it_leaves_no_connection(
+    opened: list[Connection], gate: threading.Event, turns: int
+) -> None:
+    link = Link("qemu+tcp://h/system", 5, lambda _uuid: None, lambda *_: None)
+    await link.open()
+    opened[0].broken = True
+    asking = asyncio.create_task(link.ask("question", lambda _call: "answer"))
+    for _ in range(turns):  # of the event loop: the opening is due, or begun
+        await asyncio.sleep(0)
+    await link.close()
+    gate.set()
+    with pytest.raises(HostUnreachable, match="was closed"):
+        await asking
+    assert len(opened) == 2
+    assert all(one.closed.wait(5) for one in opened)
+    assert await link.ask("question", lambda _call: "answer") == "answer"
+    assert not opened[2].closed.is_set()
+    await link.close()
+    assert opened[2].closed.is_set()
+
+
+def test_an_event_loop_that_ends_while_it_is_opened_again_leaves_no_connection(
+    opened: list[Connection], gate: threading.Event
+) -> None:
+    async def engine() -> None:
+        link = Link("qemu+tcp://h/system", 5, lambda _uuid: None, lambda *_: None)
+        await link.open()
+        opened[0].broken = True
+        asking = asyncio.create_task(link.ask("question", lambda _call: "answer"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asking.cancel()
+
+    asyncio.run(engine())
+    gate.set()
+    # The first is closed by the opening that took its place.
+    assert opened[0].closed.wait(5)
+    deadline = threading.Event()
+    while len(opened) < 2:  # bounded: by the thread that opens it
+        deadline.wait(0.01)
+    assert opened[1].closed.wait(5)

@@ -36,6 +36,7 @@ class Link:
         self._session: Session | None = None
         self._hung: list[Session] = []
         self._opening: asyncio.Task[Session] | None = None
+        self._closings = 0
 
     def expect(self, uuid: str) -> None:
         """Be this host from now on, if it is not known yet which one it is."""
@@ -60,7 +61,12 @@ class Link:
         return await self._call(await self._current(name), name, work, deadline_s, change=True)
 
     async def close(self) -> None:
-        """Close the connection when the last call on it has ended; waits for that within the deadline."""
+        """Close the connection when the last call on it has ended; waits for that within the deadline.
+
+        One that is just being opened is closed as soon as it stands. Whoever asks later opens it again.
+        """
+        self._closings += 1
+        self._opening = None
         session = self._session
         if session is None:
             return
@@ -74,11 +80,11 @@ class Link:
             return self._session
         # One attempt for all who wait: one after the other they would wait a deadline each.
         if self._opening is None:
-            self._opening = asyncio.create_task(self._open(name))
+            self._opening = asyncio.create_task(self._open(name, self._closings))
             self._opening.add_done_callback(self._opened)
         return await asyncio.shield(self._opening)
 
-    async def _open(self, name: str) -> Session:
+    async def _open(self, name: str, closings: int) -> Session:
         if self._session is not None:
             self._drop(self._session)
         self._hung = [session for session in self._hung if not session.closed.is_set()]
@@ -90,12 +96,24 @@ class Link:
                 remedy="see what libvirtd there waits for; its log and 'virsh domcontrol' tell",
             )
         future = run_alone(lambda: Session(self.uri, self._notify, self._notify_threshold), "libvirt-open")
-        if not await _settle(future, self._deadline_s):
+        try:
+            stands = await _settle(future, self._deadline_s)
+        except asyncio.CancelledError:  # this event loop ends; the process may go on
+            future.add_done_callback(_retire_late)
+            raise
+        if not stands:
             future.add_done_callback(_retire_late)
             why = f"no connection within {self._deadline_s:g} s"
             raise lost(host=self.host, call=name, change=False, why=why)
         session = future.result()
-        await self._recognise(session, name)
+        try:
+            await self._recognise(session, name)
+        except BaseException:
+            self._drop(session)
+            raise
+        if closings != self._closings:
+            self._drop(session)
+            raise HostUnreachable("the connection was closed", host=self.host, call=name)
         self._session = session
         return session
 
@@ -103,13 +121,8 @@ class Link:
         if not self._uuid:
             # Nobody has wanted to know, and a libvirtd that has just begun takes long to tell.
             return
-        try:
-            found = await self._call(session, "identity", reading.host_uuid, None, change=False)
-        except BaseException:
-            self._drop(session)
-            raise
+        found = await self._call(session, "identity", reading.host_uuid, None, change=False)
         if found != self._uuid:
-            self._drop(session)
             raise HostUnreachable(
                 f"another host answers there now: its UUID is {found}, and {self._uuid} answered before",
                 host=self.host,
@@ -118,7 +131,8 @@ class Link:
             )
 
     def _opened(self, task: asyncio.Task[Session]) -> None:
-        self._opening = None
+        if self._opening is task:
+            self._opening = None
         if not task.cancelled():
             task.exception()  # read here in case nobody waits any more
 
