@@ -177,3 +177,13 @@ def test_an_event_loop_that_ends_while_it_is_opened_again_leaves_no_connection(
     while len(opened) < 2:  # bounded: by the thread that opens it
         deadline.wait(0.01)
     assert opened[1].closed.wait(5)
+
+
+async def test_closed_before_who_waited_for_the_connection_has_used_it(opened: list[Connection]) -> None:
+    link = Link("qemu+tcp://h/system", 5, lambda _uuid: None, lambda *_: None)
+    asking = asyncio.create_task(link.ask("question", lambda _call: "answer"))
+    while link._session is None:  # noqa: ASYNC110  # the very turn in which it comes to stand
+        await asyncio.sleep(0)
+    await link.close()
+    with pytest.raises(HostUnreachable, match="was closed"):
+        await asking

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import libvirt
 from attrs import frozen
 
-from fsm.errors import HostError, NotFound
+from fsm.errors import HostError, HostUnreachable, NotFound
 from fsm.hypervisor.libvirt.errors import UNSUPPORTED, from_call, from_open, lost
 from fsm.hypervisor.libvirt.events import ensure_event_loop
 from fsm.hypervisor.libvirt.workers import Workers, run_alone
@@ -173,10 +173,10 @@ class Session:
             return self._broke if self._retired else not is_alive(self.connection)
 
     def submit(self, name: str, work: Work[T], *, change: bool) -> Future[T]:
-        """Queue ``work`` for a thread of this session."""
+        """Queue ``work`` for a thread of this session. ``HostUnreachable`` when it takes no more."""
         with self._lock:
             if self._retired:
-                raise RuntimeError("this session is retired")
+                raise HostUnreachable("the connection was closed", host=safe_uri(self._uri), call=name)
             self._running += 1
         future = self._workers.submit(lambda: perform(self.connection, self._uri, name, work, change=change))
         future.add_done_callback(self._ended)
