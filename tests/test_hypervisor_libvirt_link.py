@@ -9,8 +9,8 @@ from typing import Any
 import libvirt
 import pytest
 
-from fsm.errors import HostUnreachable
-from fsm.hypervisor.libvirt import session
+from fsm.errors import HostUnreachable, OutcomeUnknown
+from fsm.hypervisor.libvirt import session, volumes
 from fsm.hypervisor.libvirt.link import Link
 from fsm.hypervisor.libvirt.session import Call
 
@@ -23,6 +23,10 @@ class Connection:
         self.broken = False
         self.closed = threading.Event()
         self.touched_late = False
+        self.pools: list[Any] = []
+
+    def listAllStoragePools(self, _flags: int) -> list[Any]:  # noqa: N802
+        return self.pools
 
     def isAlive(self) -> bool:  # noqa: N802 - libvirt's name
         self.touched_late |= self.closed.is_set()
@@ -187,3 +191,65 @@ async def test_closed_before_who_waited_for_the_connection_has_used_it(opened: l
     await link.close()
     with pytest.raises(HostUnreachable, match="was closed"):
         await asking
+
+
+# What a host does late
+
+
+class Volume(libvirt.virStorageVol):
+    """A file."""
+
+    _o = None
+
+    def __init__(self) -> None:
+        self.deleted = False
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802
+        return "<volume><physical>1</physical><target><format type='raw'/></target></volume>"
+
+    def delete(self, _flags: int) -> None:
+        self.deleted = True
+
+
+class Pool(libvirt.virStoragePool):
+    """One that looks at its directory for as long as it is held."""
+
+    _o = None
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self.looking, self.held = threading.Event(), threading.Event()
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802
+        return "<pool><target><path>/images</path></target></pool>"
+
+    def refresh(self, _flags: int) -> None:
+        self.looking.set()
+        assert self.held.wait(5)
+
+    def storageVolLookupByName(self, _name: str) -> Volume:  # noqa: N802
+        return self.volume
+
+
+@pytest.mark.parametrize("end", ["late", "cancelled"])
+async def test_what_nobody_waits_for_any_more_changes_nothing_more(
+    opened: list[Connection], end: str
+) -> None:
+    """By then the engine has asked again and gone on: what bears the name now may be another file."""
+    link = Link("qemu+tcp://h/system", 0.1 if end == "late" else 5, lambda _uuid: None, lambda *_: None)
+    await link.open()
+    pool = Pool(Volume())
+    opened[0].pools = [pool]
+    removing = asyncio.create_task(link.change("remove", lambda call: volumes.remove(call, "/images/a")))
+    if end == "late":
+        with pytest.raises(OutcomeUnknown, match="no answer within"):
+            await removing
+    else:
+        assert await asyncio.to_thread(pool.looking.wait, 5)
+        removing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await removing
+    pool.held.set()
+    await link.close()
+    assert opened[0].closed.wait(5)  # once the last call has ended
+    assert not pool.volume.deleted

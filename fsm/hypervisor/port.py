@@ -7,6 +7,8 @@ ever: each has a deadline, except ``migrate``, which ends when its job does or w
 connection up.
 
 Methods that change something make it so: asking again for what is already there succeeds and does nothing.
+Once nobody waits for one any more, for its deadline or because the task was cancelled, it goes no further than
+the step that is under way.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -140,11 +141,13 @@ class Link:
         self, session: Session, name: str, work: Work[T], deadline_s: float | None, *, change: bool
     ) -> T:
         deadline_s = self._deadline_s if deadline_s is None else deadline_s
-        future = session.submit(name, work, change=change)
+        given_up = threading.Event()
+        future = session.submit(name, work, change=change, given_up=given_up)
         try:
             done = await _settle(future, deadline_s)
         except asyncio.CancelledError:
             future.cancel()  # takes it back if it has not begun
+            given_up.set()
             raise
         if done:
             try:
@@ -158,6 +161,7 @@ class Link:
                 host=self.host,
                 call=name,
             )
+        given_up.set()
         self._drop(session)
         raise lost(host=self.host, call=name, change=change, why=f"no answer within {deadline_s:g} s")
 

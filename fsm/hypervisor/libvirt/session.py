@@ -15,6 +15,7 @@ from attrs import frozen
 from fsm.errors import HostError, HostUnreachable, NotFound
 from fsm.hypervisor.libvirt.errors import UNSUPPORTED, from_call, from_open, lost
 from fsm.hypervisor.libvirt.events import ensure_event_loop
+from fsm.hypervisor.libvirt.wanted import Wanted
 from fsm.hypervisor.libvirt.workers import Workers, run_alone
 from fsm.hypervisor.uris import safe_uri
 
@@ -123,13 +124,27 @@ def is_alive(connection: Any) -> bool:
         return False
 
 
-def perform(connection: Any, uri: str, name: str, work: Work[T], *, change: bool) -> T:
-    """Do ``work`` on the connection in this thread, with libvirt's errors turned into ours."""
+def perform(
+    connection: Any,
+    uri: str,
+    name: str,
+    work: Work[T],
+    *,
+    change: bool,
+    given_up: threading.Event | None = None,
+) -> T:
+    """Do ``work`` on the connection in this thread, with libvirt's errors turned into ours.
+
+    A change goes no further once ``given_up`` is set.
+    """
     host = safe_uri(uri)
     if not is_alive(connection):  # it broke while this waited for a thread: nothing was begun
         raise lost(host=host, call=name, change=False, why="the connection broke")
+    given = connection
+    if change and given_up is not None:
+        given = Wanted(connection, given_up, host=host, call=name)
     try:
-        return work(Call(connection, host, name))
+        return work(Call(given, host, name))
     except libvirt.libvirtError as error:
         connected = is_alive(connection)
         raise from_call(error, host=host, call=name, change=change, connected=connected) from error
@@ -172,13 +187,18 @@ class Session:
         with self._lock:
             return self._broke if self._retired else not is_alive(self.connection)
 
-    def submit(self, name: str, work: Work[T], *, change: bool) -> Future[T]:
-        """Queue ``work`` for a thread of this session. ``HostUnreachable`` when it takes no more."""
+    def submit(self, name: str, work: Work[T], *, change: bool, given_up: threading.Event) -> Future[T]:
+        """Queue ``work`` for a thread of this session. ``HostUnreachable`` when it takes no more.
+
+        ``given_up`` is set by who does not wait for it any more.
+        """
         with self._lock:
             if self._retired:
                 raise HostUnreachable("the connection was closed", host=safe_uri(self._uri), call=name)
             self._running += 1
-        future = self._workers.submit(lambda: perform(self.connection, self._uri, name, work, change=change))
+        future = self._workers.submit(
+            lambda: perform(self.connection, self._uri, name, work, change=change, given_up=given_up)
+        )
         future.add_done_callback(self._ended)
         return future
 
