@@ -10,9 +10,11 @@ import libvirt
 import pytest
 
 from fsm.errors import HostUnreachable, OutcomeUnknown
-from fsm.hypervisor.libvirt import session, volumes
+from fsm.hypervisor.libvirt import migration, session, volumes
+from fsm.hypervisor.libvirt.host import LibvirtHost
 from fsm.hypervisor.libvirt.link import Link
 from fsm.hypervisor.libvirt.session import Call
+from fsm.hypervisor.values import MigrationRequest
 
 
 class Connection:
@@ -253,3 +255,33 @@ async def test_what_nobody_waits_for_any_more_changes_nothing_more(
     await link.close()
     assert opened[0].closed.wait(5)  # once the last call has ended
     assert not pool.volume.deleted
+
+
+async def test_a_migration_that_was_called_off_before_it_began_does_not_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The host is slow to let the call in, and the engine has rolled back by then."""
+    connection, opening, gate = Connection(), threading.Event(), threading.Event()
+    begun: list[str] = []
+
+    class Domain:
+        def migrateToURI3(self, uri: str, *_: object) -> None:  # noqa: N802
+            begun.append(uri)
+
+    def open_connection(_uri: str) -> Connection:
+        opening.set()
+        assert gate.wait(5)
+        return connection
+
+    monkeypatch.setattr(migration, "open_connection", open_connection)
+    monkeypatch.setattr(connection, "lookupByUUIDString", lambda _uuid: Domain(), raising=False)
+    host = LibvirtHost("qemu+tcp://h/system", 5)
+    request = MigrationRequest("qemu+tcp://other/system", "<domain/>", "<domain/>", ())
+    migrating = asyncio.create_task(host.migrate("uuid", request))
+    assert await asyncio.to_thread(opening.wait, 5)
+    migrating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await migrating
+    gate.set()
+    assert await asyncio.to_thread(connection.closed.wait, 5)
+    assert begun == []

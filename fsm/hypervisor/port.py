@@ -7,8 +7,8 @@ ever: each has a deadline, except ``migrate``, which ends when its job does or w
 connection up.
 
 Methods that change something make it so: asking again for what is already there succeeds and does nothing.
-Once nobody waits for one any more, for its deadline or because the task was cancelled, it goes no further than
-the step that is under way.
+Once nobody waits for one any more, for its deadline or because the task was cancelled, it goes no further
+than the step that is under way.
 """
 
 from __future__ import annotations
@@ -226,8 +226,8 @@ class Host(Protocol):
     async def migrate(self, uuid: str, request: MigrationRequest) -> None:
         """Migrate live, peer to peer, and return when the domain runs at the destination.
 
-        Cancelling the awaiting task leaves the migration running. ``HostError``: it failed and libvirt says
-        so. ``OutcomeUnknown``: the connection broke; the hosts go on by themselves.
+        Cancelling the awaiting task leaves a migration running that has begun. ``HostError``: it failed and
+        libvirt says so. ``OutcomeUnknown``: the connection broke; the hosts go on by themselves.
         """
 
     async def migration_progress(self, uuid: str) -> JobProgress | None:

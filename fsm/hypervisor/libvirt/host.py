@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
 from fsm.hypervisor.libvirt import (
@@ -126,8 +127,13 @@ class LibvirtHost:
 
     async def migrate(self, uuid: str, request: MigrationRequest) -> None:
         """Migrate live, peer to peer. Cancelling the awaiting task leaves the migration running."""
-        future = run_alone(lambda: migration.migrate(self._uri, uuid, request), f"migrate {uuid}")
-        await asyncio.wrap_future(future)
+        given_up = threading.Event()
+        future = run_alone(lambda: migration.migrate(self._uri, uuid, request, given_up), f"migrate {uuid}")
+        try:
+            await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            given_up.set()  # takes it back if it has not begun
+            raise
 
     async def migration_progress(self, uuid: str) -> JobProgress | None:
         """Progress of the migration job, None when there is none."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import libvirt
 
+from fsm.errors import HostUnreachable
 from fsm.hypervisor.libvirt.reading import running_job
 from fsm.hypervisor.libvirt.session import Call, open_connection, perform
+from fsm.hypervisor.libvirt.wanted import expect_wanted
 from fsm.hypervisor.values import JobProgress, MigrationRequest
 from fsm.machine.observation import Job
 
@@ -24,11 +27,14 @@ _FLAGS = (
 _ENDED = frozenset((libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID))
 
 
-def migrate(uri: str, uuid: str, request: MigrationRequest) -> None:
-    """Migrate and return when it is over. Blocking, on a connection of its own: it may take hours."""
+def migrate(uri: str, uuid: str, request: MigrationRequest, given_up: threading.Event) -> None:
+    """Migrate and return when it is over. Blocking, on a connection of its own: it may take hours.
+
+    Not begun once ``given_up`` is set; one that is under way goes on.
+    """
     connection = open_connection(uri)
     try:
-        perform(connection, uri, "migrate", lambda call: _migrate(call, uuid, request), change=True)
+        perform(connection, uri, "migrate", lambda call: _migrate(call, uuid, request, given_up), change=True)
     finally:
         with suppress(libvirt.libvirtError):
             connection.close()
@@ -99,7 +105,7 @@ def _find_job(call: Call, uuid: str) -> tuple[Any, Job]:
         raise
 
 
-def _migrate(call: Call, uuid: str, request: MigrationRequest) -> None:
+def _migrate(call: Call, uuid: str, request: MigrationRequest, given_up: threading.Event) -> None:
     params: dict[str, Any] = {
         libvirt.VIR_MIGRATE_PARAM_DEST_XML: request.destination_xml,
         libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: request.persistent_xml,
@@ -117,6 +123,7 @@ def _migrate(call: Call, uuid: str, request: MigrationRequest) -> None:
     params |= {name: value for name, value in _params(request) if value}
     domain = call.domain(uuid)
     with _downtime(domain, tuning.max_downtime_ms):
+        expect_wanted(given_up, host=call.host, call=call.name)
         domain.migrateToURI3(request.destination_uri, params, flags)
 
 
@@ -164,7 +171,7 @@ def _downtime(domain: Any, max_ms: int) -> Iterator[None]:
     domain.migrateSetMaxDowntime(max_ms)
     try:
         yield
-    except libvirt.libvirtError:
+    except (libvirt.libvirtError, HostUnreachable):
         with suppress(libvirt.libvirtError):
             domain.migrateSetMaxDowntime(before_ms)
         raise
