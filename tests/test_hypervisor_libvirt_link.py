@@ -10,7 +10,7 @@ import libvirt
 import pytest
 
 from fsm.errors import HostUnreachable, OutcomeUnknown
-from fsm.hypervisor.libvirt import migration, session, volumes
+from fsm.hypervisor.libvirt import LibvirtConnector, channel, migration, session, volumes
 from fsm.hypervisor.libvirt.host import LibvirtHost
 from fsm.hypervisor.libvirt.link import Link
 from fsm.hypervisor.libvirt.session import Call
@@ -285,3 +285,29 @@ async def test_a_migration_that_was_called_off_before_it_began_does_not_begin(
     gate.set()
     assert await asyncio.to_thread(connection.closed.wait, 5)
     assert begun == []
+
+
+async def test_bulk_data_goes_to_the_host_that_was_asked_before(
+    opened: list[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name may lead to another host by now, whose file of that path would be overwritten."""
+    hosts = iter(["first", "second", "first"])
+
+    def open_connection(_uri: str) -> Any:
+        opened.append(Connection(next(hosts)))
+        return opened[-1]
+
+    monkeypatch.setattr(session, "open_connection", open_connection)
+    monkeypatch.setattr(channel, "open_connection", open_connection)
+    monkeypatch.setattr(Connection, "getHostname", lambda _connection: "h", raising=False)
+    for version in ("getLibVersion", "getVersion"):
+        monkeypatch.setattr(Connection, version, lambda _connection: 9_000_000, raising=False)
+    connector = LibvirtConnector(deadline_s=5)
+    uri = "qemu+tcp://h/system"
+    host = await connector.connect(uri)
+    assert (await host.identity()).uuid == "first"
+    with pytest.raises(HostUnreachable, match="another host answers there now: its UUID is second"):
+        connector.open_channel(uri)
+    assert opened[1].closed.is_set()
+    connector.open_channel(uri).close()
+    await host.close()

@@ -326,4 +326,7 @@ class Connector(Protocol):
         """Connect, or raise ``HostUnreachable`` with what to do, ``BadInput`` for a malformed URI."""
 
     def open_channel(self, uri: str) -> DataChannel:
-        """Open a bulk data connection of its own. Blocking."""
+        """Open a bulk data connection of its own. Blocking.
+
+        ``HostUnreachable`` where another host answers by now than the one that has told its ``identity``.
+        """

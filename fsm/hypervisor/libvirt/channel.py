@@ -10,6 +10,7 @@ import libvirt
 
 from fsm.errors import HostError
 from fsm.hypervisor.libvirt import volumes
+from fsm.hypervisor.libvirt.reading import recognise
 from fsm.hypervisor.libvirt.session import Call, Work, open_connection, perform
 from fsm.hypervisor.port import DataSink
 from fsm.hypervisor.uris import safe_uri
@@ -29,12 +30,21 @@ _OPEN_WAIT_S = 0.002
 
 
 class LibvirtChannel:
-    """See ``fsm.hypervisor.port.DataChannel``. Opening it connects, so it blocks."""
+    """See ``fsm.hypervisor.port.DataChannel``. Opening it connects, so it blocks.
 
-    def __init__(self, uri: str) -> None:
+    ``host_uuid``: the host that has to answer, where it is known. Its files are not another one's.
+    """
+
+    def __init__(self, uri: str, host_uuid: str = "") -> None:
         self._uri = uri
         self._connection = open_connection(uri)
         self._closed = False
+        if host_uuid:
+            try:
+                self.perform("connect", lambda call: recognise(call, host_uuid), change=False)
+            except BaseException:
+                self.close()
+                raise
 
     def read(self, path: str, offset: int, length: int, sink: DataSink) -> None:
         """Feed ``length`` bytes from ``offset`` on, cut off at the file's end, to ``sink``."""

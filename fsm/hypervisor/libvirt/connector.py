@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from urllib.parse import urlsplit
 
 from fsm.errors import BadInput
@@ -21,6 +22,7 @@ class LibvirtConnector:
 
     def __init__(self, *, deadline_s: float = DEADLINE_S) -> None:
         self._deadline_s = deadline_s
+        self._uuids: dict[str, str] = {}  # by URI, of the hosts that have told it
 
     def check(self, uri: str) -> None:
         """Raise ``BadInput`` for a URI that libvirt's QEMU driver can't be reached by. Asks no host."""
@@ -32,14 +34,14 @@ class LibvirtConnector:
     async def connect(self, uri: str) -> Host:
         """Connect, or raise ``HostUnreachable`` with what to do, ``BadInput`` for a malformed URI."""
         check_uri(uri)
-        host = LibvirtHost(uri, self._deadline_s)
+        host = LibvirtHost(uri, self._deadline_s, partial(self._uuids.__setitem__, uri))
         await host.open()
         return host
 
     def open_channel(self, uri: str) -> DataChannel:
         """Open a bulk data connection of its own. Blocking."""
         check_uri(uri)
-        return LibvirtChannel(uri)
+        return LibvirtChannel(uri, self._uuids.get(uri, ""))
 
 
 def check_uri(uri: str) -> None:

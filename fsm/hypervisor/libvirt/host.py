@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fsm.hypervisor.libvirt import (
     blockjobs,
@@ -38,13 +38,17 @@ SLOW_DEADLINE_S = 120.0
 
 
 class LibvirtHost:
-    """See ``fsm.hypervisor.port.Host``. Belongs to one asyncio event loop."""
+    """See ``fsm.hypervisor.port.Host``. Belongs to one asyncio event loop.
+
+    ``told`` is given the host's UUID when that is known.
+    """
 
     storage: Storage
 
-    def __init__(self, uri: str, deadline_s: float) -> None:
+    def __init__(self, uri: str, deadline_s: float, told: Callable[[str], None] = lambda _uuid: None) -> None:
         self.uri = safe_uri(uri)
         self._uri = uri
+        self._told = told
         self._watches = Watches()
         self._thresholds = Watches()
         self._link = Link(uri, deadline_s, self._watches.notify, self._thresholds.notify)
@@ -59,6 +63,7 @@ class LibvirtHost:
         """Who this host is."""
         found = await self._link.ask("identity", reading.identity)
         self._link.expect(found.uuid)
+        self._told(found.uuid)
         return found
 
     async def domains(self) -> tuple[str, ...]:

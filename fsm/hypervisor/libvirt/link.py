@@ -119,17 +119,9 @@ class Link:
         return session
 
     async def _recognise(self, session: Session, name: str) -> None:
-        if not self._uuid:
-            # Nobody has wanted to know, and a libvirtd that has just begun takes long to tell.
-            return
-        found = await self._call(session, "identity", reading.host_uuid, None, change=False)
-        if found != self._uuid:
-            raise HostUnreachable(
-                f"another host answers there now: its UUID is {found}, and {self._uuid} answered before",
-                host=self.host,
-                call=name,
-                remedy="see where this URI leads now",
-            )
+        # Where nobody has wanted to know, a libvirtd that has just begun takes long to tell.
+        if uuid := self._uuid:
+            await self._call(session, name, lambda call: reading.recognise(call, uuid), None, change=False)
 
     def _opened(self, task: asyncio.Task[Session]) -> None:
         if self._opening is task:

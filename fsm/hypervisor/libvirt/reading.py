@@ -34,9 +34,15 @@ def identity(call: Call) -> HostIdentity:
     )
 
 
-def host_uuid(call: Call) -> str:
-    """What libvirt tells hosts apart by."""
-    return _uuid(_capabilities(call))
+def recognise(call: Call, uuid: str) -> None:
+    """``HostUnreachable`` where another host answers than the one of this UUID."""
+    if (found := _uuid(_capabilities(call))) != uuid:
+        raise HostUnreachable(
+            f"another host answers there now: its UUID is {found}, and {uuid} answered before",
+            host=call.host,
+            call=call.name,
+            remedy="see where this URI leads now",
+        )
 
 
 def domains(call: Call) -> tuple[str, ...]:
