@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from subprocess import PIPE
@@ -291,3 +291,52 @@ def test_told_to_end_it_ends_its_command_first(tmp_path: Path) -> None:
             assert fetching.wait(20) == 1
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
+
+
+def test_a_command_that_ended_by_itself_is_not_told_to_have_lost_its_connection(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However late the thread is that would notice that nothing more is asked for."""
+    ended = threading.Event()
+    carry = relay.carry
+
+    def late(source: socket.socket, target: socket.socket, *rest: Callable[[], None]) -> None:
+        assert ended.wait(20)
+        carry(source, target, *rest)
+
+    monkeypatch.setattr(relay, "carry", late)
+    with socket.create_server(("127.0.0.1", 0)) as export:
+
+        def answer() -> None:
+            one, _ = export.accept()
+            with one, suppress(OSError):
+                for _ in range(1000):
+                    one.sendall(framed(RAW, TEXT[:100_000]))
+
+        answering = threading.Thread(target=answer, daemon=True)
+        answering.start()
+        wait = subprocess.Popen.wait
+
+        def waited(command: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+            status = wait(command, timeout)
+            # Everything there is to notice has been noticed, but for what the late one would.
+            quiet.wait(20)
+            return status
+
+        quiet = threading.Event()
+        shut = relay._shut
+
+        def shutting(one: socket.socket) -> None:
+            shut(one)
+            quiet.set()
+
+        monkeypatch.setattr(relay, "_shut", shutting)
+        monkeypatch.setattr(subprocess.Popen, "wait", waited)
+        before = signal.getsignal(signal.SIGPWR)
+        try:
+            status = relay.fetch("127.0.0.1", export.getsockname()[1], ["sh", "-c", "head -c 1 <&0; exit 7"])
+        finally:
+            signal.signal(signal.SIGPWR, before)
+            ended.set()
+    assert status == 1
+    assert capsys.readouterr().err == ""

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -184,22 +184,30 @@ def _fill(source: socket.socket, queue: Queue) -> None:
         queue.end()
 
 
-def unpack(link: socket.socket, target: socket.socket) -> None:
-    """Carry what comes in frames to ``target``, until the link ends. Raises ``BadFrame`` and ``OSError``."""
+def unpack(link: socket.socket, target: socket.socket) -> bool:
+    """Carry what comes in frames to ``target``, until the link ends. Raises ``BadFrame`` and ``OSError``.
+
+    False: nobody took it to the end.
+    """
     with link.makefile("rb") as stream:
         for data in unpacked(stream):
             try:
                 target.sendall(data)
             except OSError:  # it has ended, and tells why itself
-                return
+                return False
+    return True
 
 
-def carry(source: socket.socket, target: socket.socket) -> None:
-    """Carry what comes from the one to the other as it is, until it ends or nobody takes it."""
+def carry(source: socket.socket, target: socket.socket, told: Callable[[], None] = lambda: None) -> None:
+    """Carry what comes from the one to the other as it is, until it ends or nobody takes it.
+
+    ``told`` is called when it has ended, before ``target`` can know.
+    """
     try:
         while True:  # bounded: by the source's end
             data = source.recv(CHUNK_BYTES)
             if not data:
+                told()
                 break
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
@@ -283,15 +291,16 @@ def fetch(address: str, port: int, command: list[str]) -> int:
     ours, theirs = socket.socketpair()
     failures: list[str] = []
 
-    asking = threading.Thread(target=carry, args=(ours, link), daemon=True)
+    ended = threading.Event()  # the command, by itself: what that does to the link is no failure
+    asking = threading.Thread(target=carry, args=(ours, link, ended.set), daemon=True)
 
     def answers() -> None:
         try:
-            unpack(link, ours)
-            if asking.is_alive():
-                failures.append(f"{address} port {port}: the connection ended early")
+            why = "the connection ended early" if unpack(link, ours) else ""
         except (BadFrame, OSError) as error:
-            failures.append(f"{address} port {port}: {error}")
+            why = str(error)
+        if why and not ended.is_set():
+            failures.append(f"{address} port {port}: {why}")
         _shut(ours)  # only now: the command may end by it, and then the failure is told
 
     begun: list[subprocess.Popen[bytes]] = []
