@@ -15,6 +15,7 @@ from fsm.hypervisor import shell as module
 from fsm.hypervisor.shell import Shell, default_prefix
 
 HERE = Shell("qemu:///system")
+SSH = ("ssh", "-T", "-o", "BatchMode=yes")
 
 
 async def test_it_tells_what_a_script_prints() -> None:
@@ -137,6 +138,11 @@ async def test_a_way_that_takes_nothing_counts_as_unreachable(monkeypatch: pytes
         ("qemu+ssh://root@alpha/system", ("ssh", "-T", "-o", "BatchMode=yes", "--", "root@alpha")),
         ("qemu+ssh://alpha:2222/system", ("ssh", "-T", "-o", "BatchMode=yes", "-p", "2222", "--", "alpha")),
         ("qemu+ssh://DOM%5Cme@alpha/system", ("ssh", "-T", "-o", "BatchMode=yes", "--", "DOM\\me@alpha")),
+        # An alias of SSH's own configuration need not be in lower case.
+        ("qemu+ssh://Alpha/system", (*SSH, "--", "Alpha")),
+        ("qemu+ssh://me:word@Alpha:22/system", (*SSH, "-p", "22", "--", "me@Alpha")),
+        ("qemu+ssh://root@[fe80::A%25eth0]:22/system", (*SSH, "-p", "22", "--", "root@fe80::A%eth0")),
+        ("qemu+ssh:///system", None),
         ("qemu+tcp://alpha/system", None),
         ("qemu+tls://alpha/system", None),
     ],

@@ -189,7 +189,11 @@ def default_prefix(uri: str) -> tuple[str, ...] | None:
         return None
     user = f"{unquote(parts.username)}@" if parts.username else ""
     port = ("-p", str(parts.port)) if parts.port else ()
-    return ("ssh", "-T", "-o", "BatchMode=yes", *port, "--", f"{user}{parts.hostname}")
+    # ``hostname`` is in lower case, and SSH's own configuration may know it by another name only.
+    address = parts.netloc.rpartition("@")[2]
+    inner, bracket, _ = address.removeprefix("[").partition("]")
+    host = unquote(inner if bracket else address.partition(":")[0])
+    return ("ssh", "-T", "-o", "BatchMode=yes", *port, "--", f"{user}{host}")
 
 
 def _pipe(stream: T | None) -> T:
