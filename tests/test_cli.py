@@ -12,8 +12,9 @@ from click import Context
 from click.testing import CliRunner
 
 from fsm.cli import app, main
+from fsm.journal.sql import open_journal
 from tests.cli_rig import Cli, cli, world
-from tests.simulation import DESTINATION
+from tests.simulation import DESTINATION, SOURCE
 
 COMMANDS = {
     (): "Usage:",
@@ -100,6 +101,31 @@ def test_bad_input_is_exit_code_2_and_touches_nothing(cli: Cli, words: list[str]
     assert result.stdout == ""
     assert result.stderr
     assert "Traceback" not in result.stderr
+    assert cli.world.calls == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            [command, "\udcff"]
+            for command in ("show", "abort", "resume", "retry", "rescue", "replay", "guard")
+        ),
+        ["--journal", "\udcff", "list"],
+        ["--states", "\udcff", "check"],
+        ["diagram", "--migration", "\udcff"],
+        ["doctor", "--host", "qemu+tcp://\udcff/system"],
+        ["migrate", "web", "--to", DESTINATION, "--from", SOURCE, "--migrate-uri", "tcp://\udcff"],
+        ["migrate", "web", "--to", DESTINATION, "--from", SOURCE, "--listen-address=\udcff"],
+        ["migrate", "web", "--to", DESTINATION, "--from", SOURCE, "--seed", "vda=/\udcff"],
+    ],
+)
+def test_bytes_that_are_no_utf8_are_bad_input(cli: Cli, words: list[str]) -> None:
+    open_journal(cli.journal).close()
+    result = cli(*words)
+    assert result.exit_code == 2, result.output
+    assert "is no UTF-8" in result.stderr
+    assert "\\xff" in result.stderr
     assert cli.world.calls == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from fsm.errors import HostUnreachable, OutcomeUnknown
+from fsm.errors import BadInput, HostError, HostUnreachable, OutcomeUnknown
 from fsm.hypervisor.libvirt import LibvirtConnector, channel, migration, session, volumes
 from fsm.hypervisor.libvirt.host import LibvirtHost
 from fsm.hypervisor.libvirt.link import Link
@@ -311,3 +311,19 @@ async def test_bulk_data_goes_to_the_host_that_was_asked_before(
     assert opened[1].closed.is_set()
     connector.open_channel(uri).close()
     await host.close()
+
+
+async def test_what_libvirt_can_not_be_told_is_an_error_of_the_host(opened: list[Connection]) -> None:
+    """Its binding takes and gives UTF-8 alone: an image may name its backing file by other bytes."""
+    link = Link("qemu+tcp://h/system", 5, lambda _uuid: None, lambda *_: None)
+    for work in (lambda _call: "\udcff".encode(), lambda _call: b"/\xff".decode()):
+        for call in (link.ask, link.change):
+            with pytest.raises(HostError, match="no UTF-8"):
+                await call("question", work)
+    await link.close()
+
+
+def test_a_uri_of_other_bytes_is_bad_input() -> None:
+    for uri in ("qemu+tcp://\udcff/system", "\udcff"):
+        with pytest.raises(BadInput, match="no URI of a QEMU host"):
+            LibvirtConnector().open_channel(uri)

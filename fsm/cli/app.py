@@ -49,6 +49,13 @@ class Commands(click.Group):
         gc.freeze()
         return command
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Refuse bytes that are no UTF-8, wherever they stand: neither libvirt nor a journal takes them."""
+        for word in args:
+            if any("\ud800" <= character <= "\udfff" for character in word):
+                raise click.UsageError(f"{os.fsencode(word)!r} is no UTF-8", context)
+        return super().parse_args(context, args)
+
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
         try:

@@ -51,14 +51,15 @@ def check_uri(uri: str) -> None:
     """
     scheme, separator, _ = uri.partition("://")
     driver, _, transport = scheme.partition("+")
-    known = driver == "qemu" and transport in TRANSPORTS and _is_url(uri)
-    if not uri.strip() or (separator and not known):
+    known = driver == "qemu" and transport in TRANSPORTS
+    if not uri.strip() or not _is_url(uri) or (separator and not known):
         raise _no_host(uri)
 
 
 def _is_url(uri: str) -> bool:
     try:
         urlsplit(uri)
+        uri.encode()
     except ValueError:
         return False
     return True
