@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -313,12 +314,21 @@ async def test_bulk_data_goes_to_the_host_that_was_asked_before(
     await host.close()
 
 
+def _migrated(domain: libvirt.virDomain, params: dict[str, object], _call: Call) -> None:
+    domain.migrateToURI3("test:///default", params, 0)
+
+
 async def test_what_libvirt_can_not_be_told_is_an_error_of_the_host(opened: list[Connection]) -> None:
-    """Its binding takes and gives UTF-8 alone: an image may name its backing file by other bytes."""
+    """Its binding takes and gives UTF-8 alone, and numbers that C has a type for."""
+    domain = libvirt.open("test:///default").lookupByName("test")
     link = Link("qemu+tcp://h/system", 5, lambda _uuid: None, lambda *_: None)
-    for work in (lambda _call: "\udcff".encode(), lambda _call: b"/\xff".decode()):
+    for params, why in (
+        ({libvirt.VIR_MIGRATE_PARAM_URI: "tcp://\udcff"}, "surrogates not allowed"),
+        ({libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: 1 << 64}, "too big"),
+    ):
+        work = partial(_migrated, domain, params)
         for call in (link.ask, link.change):
-            with pytest.raises(HostError, match="no UTF-8"):
+            with pytest.raises(HostError, match=why):
                 await call("question", work)
     await link.close()
 

@@ -148,8 +148,8 @@ def perform(
     except libvirt.libvirtError as error:
         connected = is_alive(connection)
         raise from_call(error, host=host, call=name, change=change, connected=connected) from error
-    except UnicodeError as error:  # of libvirt's binding; not to be quoted, as it may be of a description
-        raise HostError(f"some text in it is no UTF-8: {error}", host=host, call=name) from error
+    except (UnicodeError, OverflowError) as error:  # of libvirt's binding
+        raise HostError(f"libvirt can't be told or tell this: {error}", host=host, call=name) from error
 
 
 class Session:
