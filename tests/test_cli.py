@@ -165,6 +165,19 @@ def test_the_journals_place(
     assert app.default_journal() == Path(expected)
 
 
+def test_a_user_without_a_home_is_asked_for_the_journals_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(Path, "home", home)
+    for name in ("XDG_STATE_HOME", "FSM_JOURNAL"):
+        monkeypatch.delenv(name, raising=False)
+    result = CliRunner().invoke(main, ["list"])
+    assert result.exit_code == 2
+    assert "--journal" in result.stderr
+
+
 def test_the_option_goes_before_the_environment(cli: Cli, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     result = CliRunner().invoke(
@@ -250,6 +263,17 @@ def test_as_a_module_and_in_a_pipe(tmp_path: Path) -> None:
     assert run("--version").stdout.startswith("fsm, version ")
     assert run("check").returncode == 0
     assert run("nonsense").returncode == 2
+
+
+def test_an_output_that_can_not_hold_a_name_shows_it_all_the_same(cli: Cli, tmp_path: Path) -> None:
+    """What a terminal is able to show is no reason to end with another exit code."""
+    cli.world.add_domain(SOURCE, "wéb", disks=("vda",))
+    assert cli.migrate(domain="wéb").exit_code == 0
+    command = [sys.executable, "-m", "fsm", "--journal", str(cli.journal), "list"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "w\\xe9b" in done.stdout
 
 
 @pytest.mark.parametrize(

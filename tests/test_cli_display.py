@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from fsm.cli.display import line_of
+from fsm.cli.display import Lines, line_of
 from fsm.engine.plan import Rescued
 from fsm.journal.records import Phase, Record, Step, converter
 
@@ -54,3 +57,11 @@ RESCUED = Rescued("of theirs", ("/images/web-vda.qcow2.rescued", "/images/web-vd
 )
 def test_a_record_in_one_line(record: Record, line: str) -> None:
     assert line_of(record) == line
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full")
+def test_a_full_disk_under_the_output_changes_nothing_about_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        for _ in range(2):
+            Lines().say("committed")

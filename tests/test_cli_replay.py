@@ -208,6 +208,12 @@ def test_bad_input_is_exit_code_2(cli: Cli, words: list[str]) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_page_that_can_not_be_written_is_bad_input(cli: Cli, tmp_path: Path) -> None:
+    result = cli("replay", str(golden("committed")), "--html", str(tmp_path / "nowhere/replay.html"))
+    assert result.exit_code == 2
+    assert "replay.html can't be written: No such file" in result.stderr
+
+
 def test_no_journal_is_made_by_asking_for_one(cli: Cli) -> None:
     assert cli("replay").exit_code == 2
     assert cli("diagram", "--migration", "x").exit_code == 2

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +85,28 @@ class Commands(click.Group):
 @click.pass_context
 def main(context: click.Context, journal: Path | None, states: Path | None, verbose: bool) -> None:
     """Migrate libvirt domains live, and keep their internal snapshots."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # whatever a terminal is able to show, names are shown
+            stream.reconfigure(errors="backslashreplace")
     _configure_log(verbose=verbose)
     context.obj = {"journal": journal or default_journal(), "states": states}
 
 
 def default_journal() -> Path:
-    """Where the journal is when nobody says: one for the host as root, one for each other user."""
+    """Where the journal is when nobody says: one for the host as root, one for each other user.
+
+    Raises ``click.UsageError`` for a user who has no home.
+    """
     if named := os.environ.get("FSM_JOURNAL"):
         return Path(named)
     if os.geteuid() == 0:
         return Path("/var/lib/fsm/journal.db")
-    state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    try:
+        state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    except RuntimeError as error:
+        raise click.UsageError(
+            "this user has no home: name a journal with --journal or FSM_JOURNAL"
+        ) from error
     return Path(state_home) / "fsm/journal.db"
 
 

@@ -221,10 +221,10 @@ def _show_result(result: Result) -> None:
 
 
 def _echo(text: str, *, err: bool = False) -> None:
-    """Print a line. A reader that has gone away changes nothing about how a migration ends."""
+    """Print a line. A reader that has gone, or a full disk, changes nothing about how a migration ends."""
     try:
         click.echo(text, err=err)
-    except BrokenPipeError:
+    except OSError:
         # What is still in the stream's buffer would fail again when Python ends, and be the exit code.
         stream = sys.stderr if err else sys.stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

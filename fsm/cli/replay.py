@@ -190,8 +190,13 @@ def _write_page(path: Path, spec: Spec, tally: Tally, events: Iterator[Decided])
         if steps and steps[0].event.migration != event.migration:
             raise BadInput("the log has several migrations", remedy="name one of them with --migration")
         steps.append(Step(event, tally.take(event)))
-    if steps:
-        path.write_text(page(spec, steps), "utf-8")
+    if not steps:
+        return
+    written = page(spec, steps)
+    try:
+        path.write_text(written, "utf-8")
+    except OSError as error:
+        raise BadInput(f"{path} can't be written: {error.strerror}") from error
 
 
 def _finish(context: click.Context, tally: Tally, *, as_json: bool) -> None:
