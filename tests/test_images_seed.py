@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,25 @@ def test_no_piece_is_larger_than_shows_that_the_copy_moves() -> None:
     count = most // chunk + 3
     pieces = module._differing(["a"] * count, ["b"] * count, count * chunk - 1)
     assert pieces == [Piece(0, most, most), Piece(most, 3 * chunk - 1, 3 * chunk - 1)]
+
+
+async def test_told_to_stop_within_the_seed_the_file_has_its_length(tmp_path: Path) -> None:
+    """Else nobody could go on with it: what is compared then has to be as long as the original."""
+    file, seed = tmp_path / "file", tmp_path / "seed"
+    file.touch()
+    os.truncate(file, 3 * CHUNK_BYTES)
+    os.mkfifo(seed)
+    planting = asyncio.create_task(plant(HERE, str(seed), str(file), 3 * CHUNK_BYTES))
+    writer = await asyncio.to_thread(os.open, seed, os.O_WRONLY)  # waits for the command that reads it
+    try:
+        os.write(writer, b"x" * 4096)
+        begun = partial(
+            wait_until, lambda: file.stat().st_size == 4096, timeout=20, what="a part of the seed"
+        )
+        await asyncio.to_thread(begun)
+        planting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await planting
+    finally:
+        os.close(writer)
+    assert file.stat().st_size == 3 * CHUNK_BYTES

@@ -33,12 +33,14 @@ Told = Callable[[int], None]
 async def plant(shell: Shell, seed: str, path: str, size_bytes: int) -> None:
     """Make the content of ``seed`` that of the existing file ``path``, which keeps its length and owner.
 
-    Where the file system can, the blocks are shared and nothing is copied. Raises ``HostError``.
+    Where the file system can, the blocks are shared and nothing is copied. Stopped on the way it has its
+    length as well. Raises ``HostError``.
     """
     script = watched(f"""\
 {holding(path)}
+leave() {{ truncate --no-create --size={size_bytes} {HELD}; }}
 run cp --reflink=auto --sparse=auto --no-preserve=all -- {shlex.quote(seed)} {HELD}
-run truncate --no-create --size={size_bytes} {HELD}""")
+leave""")
     await shell.ask(script, timeout_s=SILENCE_S + size_bytes / SLOWEST_BYTES_PER_S)
 
 
