@@ -337,3 +337,10 @@ def test_a_uri_of_other_bytes_is_bad_input() -> None:
     for uri in ("qemu+tcp://\udcff/system", "\udcff"):
         with pytest.raises(BadInput, match="no URI of a QEMU host"):
             LibvirtConnector().open_channel(uri)
+
+
+async def test_a_directory_that_no_pool_can_show_is_an_error_of_the_host(opened: list[Connection]) -> None:
+    link = Link("qemu+tcp://h/system", 5, lambda _uuid: None, lambda *_: None)
+    with pytest.raises(HostError, match="can't show '/a\\\\x01b'"):
+        await link.ask("free_bytes", lambda call: volumes.free_bytes(call, "/a\x01b"))
+    await link.close()

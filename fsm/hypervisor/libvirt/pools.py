@@ -84,8 +84,18 @@ def directory_of(call: Call, name: str) -> str:
     raise call.not_found(f"there is no storage pool {name!r}", remedy="`virsh pool-list --all` names them")
 
 
+def expect_shown(call: Call, path: str, remedy: str = "") -> None:
+    """An error for a path that libvirt's XML has no way to write."""
+    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in path):
+        raise call.error(
+            f"libvirt's storage pools can't show {path!r}: it holds control characters or no valid UTF-8",
+            remedy=remedy,
+        )
+
+
 def refreshed(call: Call, directory: str) -> Any:
     """An active pool that covers ``directory`` and has looked at it just now; ``NotFound`` without it."""
+    expect_shown(call, directory)
 
     def attempt() -> Any:
         pool = _active(call, directory)

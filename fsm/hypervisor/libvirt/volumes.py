@@ -184,11 +184,7 @@ def split(call: Call, path: str) -> tuple[str, str]:
     directory, name = os.path.split(path)
     if not os.path.isabs(path) or not name:
         raise call.error(f"{path!r} is no absolute path of a file")
-    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in path):
-        raise call.error(
-            f"libvirt's storage pools can't show {path!r}: it holds control characters or no valid UTF-8",
-            remedy="rename the file while the domain is shut off",
-        )
+    pools.expect_shown(call, path, "rename the file while the domain is shut off")
     return directory, name
 
 
