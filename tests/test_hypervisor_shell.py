@@ -71,6 +71,22 @@ async def test_one_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch)
         os.kill(pid, 0)
 
 
+async def test_another_users_that_does_not_stop_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind sudo: the system does not let it be killed."""
+
+    def killpg(_group: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(module, "GRACE_S", 0.05)
+    with monkeypatch.context() as denied:
+        denied.setattr(os, "killpg", killpg)
+        async with asyncio.timeout(10):  # far from its end
+            async with HERE.running("exec 0</dev/null; echo $$; exec sleep 1000") as running:
+                pid = int(await running.line(10) or 0)
+    os.kill(pid, signal.SIGKILL)
+    assert has_ended(pid)
+
+
 @pytest.mark.parametrize("end", ["wait", "exit"])
 async def test_children_that_hold_its_outputs_keep_nobody_waiting(
     end: str, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ import re
 import signal
 from asyncio.subprocess import Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -142,14 +142,24 @@ class Running:
         except TimeoutError:
             pass
         finally:
-            if self._process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+            ends = self._kill()
             # Its end is awaited with that of its pipes: a child that outlived it would hold them open.
             self._let_go()
-            await self._process.wait()
+            if ends:
+                await self._process.wait()
             if self._listener is not None:
                 self._listener.cancel()
+
+    def _kill(self) -> bool:
+        """Kill it and its children, if it has not ended; False where it is another user's, as behind sudo."""
+        if self._process.returncode is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            except PermissionError:
+                return False
+        return True
 
     def _let_go(self) -> None:
         """Close our ends of its outputs, whatever is in them; that of its input is closed."""
