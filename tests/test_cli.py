@@ -204,6 +204,23 @@ def test_a_file_that_is_no_journal(cli: Cli) -> None:
         assert "what to do: " in result.stderr
 
 
+@pytest.mark.parametrize(
+    "words", [["list"], ["show", "x"], ["guard", "web"], ["diagram", "--migration", "x"], ["replay"]]
+)
+def test_a_journal_that_can_not_be_looked_at(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether there is one is unknown then: that of another user, for example."""
+
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    result = CliRunner().invoke(main, ["--journal", str(tmp_path / "journal.db"), *words])
+    assert result.exit_code == 2
+    assert "journal.db can't be looked at: Permission denied" in result.stderr
+
+
 # The machine's description
 
 

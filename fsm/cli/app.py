@@ -110,6 +110,17 @@ def default_journal() -> Path:
     return Path(state_home) / "fsm/journal.db"
 
 
+def has_journal(file: Path) -> bool:
+    """Whether there is a journal; ``BadInput`` where this user can't be told."""
+    try:
+        return file.exists()
+    except OSError as error:
+        raise BadInput(
+            f"the journal {file} can't be looked at: {error.strerror}",
+            remedy="--journal or FSM_JOURNAL names another",
+        ) from error
+
+
 def _configure_log(*, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.CRITICAL
     processors: Sequence[Any] = [

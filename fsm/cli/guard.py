@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fsm.cli.app import has_journal
 from fsm.cli.exit_codes import ExitCode
 from fsm.cli.polkit import polkit
 from fsm.engine.guard import Guard, operation_of
@@ -79,7 +80,7 @@ def _verdicts(context: click.Context, domain: str, source: str | None) -> Sequen
     options: dict[str, Any] = context.obj
     states: Path | None = options["states"]
     file: Path = options["journal"]
-    journal = open_journal(file) if file.exists() else None
+    journal = open_journal(file) if has_journal(file) else None
     asking = Guard(load(states) if states else load_default(), journal, LibvirtConnector())
     try:
         return asyncio.run(asking.look(source or "qemu:///system", domain))

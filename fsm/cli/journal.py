@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fsm.cli.app import has_journal
 from fsm.cli.display import public, public_header
 from fsm.engine.effective import as_defined
 from fsm.engine.history import History, fold
@@ -29,7 +30,7 @@ from fsm.machine.loader import load_default
 def list_migrations(context: click.Context, unfinished: bool, as_json: bool) -> None:
     """List the migrations in the journal, oldest first."""
     journal_file: Path = context.obj["journal"]
-    if not journal_file.exists():
+    if not has_journal(journal_file):
         _show_headers([], as_json=as_json)
         return
     journal = open_journal(journal_file)
@@ -65,7 +66,7 @@ def _show_headers(headers: Sequence[Header], *, as_json: bool) -> None:
 def show(context: click.Context, migration: str, as_json: bool, as_xml: bool, as_defined_xml: bool) -> None:
     """Show what happened to MIGRATION, and what to do where it waits."""
     journal_file: Path = context.obj["journal"]
-    if not journal_file.exists():
+    if not has_journal(journal_file):
         raise BadInput(f"there is no journal {journal_file}", remedy="--journal or FSM_JOURNAL names another")
     journal = open_journal(journal_file)
     header, records = journal.header(migration), journal.records(migration)

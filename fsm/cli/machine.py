@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fsm.cli import exploration
+from fsm.cli.app import has_journal
 from fsm.cli.exit_codes import ExitCode
 from fsm.cli.graphviz import draw
 from fsm.cli.revision import load_old
@@ -124,7 +125,7 @@ def _written(language: str, picture: Picture, head: str, told: str = "", page: s
 
 def _journey(context: click.Context, migration: str) -> Journey:
     journal_file: Path = context.obj["journal"]
-    if not journal_file.exists():
+    if not has_journal(journal_file):
         raise BadInput(f"there is no journal {journal_file}", remedy="--journal or FSM_JOURNAL names another")
     journal = open_journal(journal_file)
     try:

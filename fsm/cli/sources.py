@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from attrs import define
 
+from fsm.cli.app import has_journal
 from fsm.errors import BadInput, JournalCorrupt
 from fsm.journal.events import Decided
 from fsm.journal.logfile import STDIN, LogReader, with_rotated
@@ -59,7 +60,7 @@ def _is_journal(path: Path) -> bool:
 
 
 def _journal(path: Path, migration: str | None) -> Source:
-    if not path.exists():
+    if not has_journal(path):
         wanted = f", and no file {migration!r}" if migration else ""
         raise BadInput(f"there is no journal {path}{wanted}", remedy="--journal or FSM_JOURNAL names another")
     return Source(_events(path, migration), lambda: "")
