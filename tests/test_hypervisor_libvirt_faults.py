@@ -13,6 +13,7 @@ import pytest
 
 from fsm.errors import HostError, HostUnreachable, OutcomeUnknown
 from fsm.hypervisor.libvirt import LibvirtConnector
+from fsm.hypervisor.libvirt.host import LibvirtHost
 from fsm.hypervisor.port import Host
 from fsm.lab import Lab, LabHost
 from fsm.machine.observation import DomainState
@@ -181,3 +182,17 @@ async def test_a_host_that_is_cut_off(lab: Lab, alpha: LabHost, host: Host, uuid
         while await state_of(host, uuid) is None:
             pass
     watch.close()
+
+
+async def test_what_a_libvirtd_is_late_with_goes_no_further(alpha: LabHost, host: Host) -> None:
+    """Else it would remove a file that has got the name since."""
+    path = f"{IMAGES}/late.img"
+    alpha.path(path).write_bytes(b"precious")
+    assert isinstance(host, LibvirtHost)
+    with frozen(alpha), pytest.raises(OutcomeUnknown, match="remove was begun"):
+        await host.storage.remove(path)
+    (late,) = host._link._hung
+    assert await asyncio.to_thread(late.closed.wait, 20)  # once its last call has ended
+    assert alpha.path(path).read_bytes() == b"precious"
+    await host.storage.remove(path)
+    assert not alpha.path(path).exists()
