@@ -344,3 +344,11 @@ async def test_a_directory_that_no_pool_can_show_is_an_error_of_the_host(opened:
     with pytest.raises(HostError, match="can't show '/a\\\\x01b'"):
         await link.ask("free_bytes", lambda call: volumes.free_bytes(call, "/a\x01b"))
     await link.close()
+
+
+@pytest.mark.parametrize("path", ["/dev/vg/lv", "//dev/vg/lv", "/dev//vg/lv", "/srv/../dev/vg/lv"])
+async def test_no_name_of_a_device_is_removed(opened: list[Connection], path: str) -> None:
+    link = Link("qemu+tcp://h/system", 5, lambda _uuid: None, lambda *_: None)
+    with pytest.raises(HostError, match="among the host's devices"):
+        await link.change("remove", lambda call: volumes.remove(call, path))
+    await link.close()

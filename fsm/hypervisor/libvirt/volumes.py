@@ -190,7 +190,7 @@ def split(call: Call, path: str) -> tuple[str, str]:
 
 def _of_a_file(call: Call, path: str) -> tuple[str, str]:
     """The same for what is to be made or removed: a pool removes the name of a device as that of a file."""
-    if is_among_devices(os.path.normpath(path)):
+    if is_among_devices(pools.normalised(path)):
         raise call.error(f"{path!r} is among the host's devices: nothing is made or removed there")
     return split(call, path)
 
