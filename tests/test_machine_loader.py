@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -249,7 +250,9 @@ def test_directory_and_foreign_encoding(tmp_path: Path) -> None:
 
 
 def test_the_packaged_machine_is_the_one_in_the_repository() -> None:
-    assert load_default().digest == load(STATES_YAML).digest
+    """Also where libyaml has read it, which no other description is read by."""
+    read = load(STATES_YAML)
+    assert load_default() == evolve(read, file=load_default().file)
 
 
 def loads_or_says_why(text: str) -> None:
