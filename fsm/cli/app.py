@@ -8,13 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import click
-import structlog
 
 from fsm.cli.exit_codes import ExitCode
 from fsm.errors import BadInput, FsmError, SpecError
@@ -81,14 +79,15 @@ class Commands(click.Group):
     help="Another machine description than the one shipped.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log every record, as JSON lines, on stderr.")
-@click.version_option(version("migration-fsm"), prog_name="fsm")
+@click.version_option(package_name="migration-fsm", prog_name="fsm")
 @click.pass_context
 def main(context: click.Context, journal: Path | None, states: Path | None, verbose: bool) -> None:
     """Migrate libvirt domains live, and keep their internal snapshots."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # whatever a terminal is able to show, names are shown
             stream.reconfigure(errors="backslashreplace")
-    _configure_log(verbose=verbose)
+    if verbose:
+        _log_to_stderr()
     context.obj = {"journal": journal or default_journal(), "states": states}
 
 
@@ -121,8 +120,10 @@ def has_journal(file: Path) -> bool:
         ) from error
 
 
-def _configure_log(*, verbose: bool) -> None:
-    level = logging.INFO if verbose else logging.CRITICAL
+def _log_to_stderr() -> None:
+    # Here, since its import is a good part of a command's start and few ask for the log.
+    import structlog
+
     processors: Sequence[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -130,6 +131,6 @@ def _configure_log(*, verbose: bool) -> None:
     ]
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

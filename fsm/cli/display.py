@@ -9,17 +9,6 @@ from types import TracebackType
 from typing import Protocol, Self
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Progress as Bars
 
 from fsm.engine import events
 from fsm.engine.context import Progress
@@ -79,57 +68,7 @@ class Lines:
 
     def result(self, result: Result) -> None:
         """See ``Display``."""
-        _show_result(result)
-
-
-class Terminal:
-    """Bars for the phases that move bytes, lines for the rest."""
-
-    def __init__(self) -> None:
-        self._console = Console()
-        self._bars = Bars(
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        """See ``Display``."""
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """See ``Display``."""
-        self._bars.stop()
-
-    def progress(self, progress: Progress) -> None:
-        """See ``Display``."""
-        if progress.phase not in self._tasks:
-            self._tasks[progress.phase] = self._bars.add_task(progress.phase, total=None)
-        self._bars.update(
-            self._tasks[progress.phase],
-            completed=progress.done_bytes,
-            total=max(progress.total_bytes, progress.done_bytes) or None,
-        )
-
-    def record(self, record: Record) -> None:
-        """See ``Display``."""
-        if text := line_of(record):
-            self.say(text)
-
-    def say(self, text: str) -> None:
-        """See ``Display``."""
-        self._console.print(escape(text), highlight=False)
-
-    def result(self, result: Result) -> None:
-        """See ``Display``."""
-        _show_result(result)
+        show_result(result)
 
 
 class JsonLines:
@@ -201,7 +140,8 @@ def line_of(record: Record) -> str:
     return ""
 
 
-def _show_result(result: Result) -> None:
+def show_result(result: Result) -> None:
+    """The end, for a reader."""
     _echo(f"{result.migration}: domain {result.domain} is {result.state} after {result.duration_s:.1f} s")
     if result.findings:
         for finding in result.findings:

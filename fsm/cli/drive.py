@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from fsm.cli import exit_codes
-from fsm.cli.display import Display, JsonLines, Lines, Terminal
+from fsm.cli.display import Display, JsonLines, Lines
 from fsm.engine.engine import Engine
 from fsm.engine.handle import Handle
 from fsm.engine.result import Result
@@ -27,8 +27,7 @@ def drive(context: click.Context, begin: Begin, *, as_json: bool) -> None:
 
 def run(context: click.Context, begin: Begin, *, as_json: bool) -> list[Result]:
     """Do what ``begin`` begins to the end, and show it; exit where the user had it let go."""
-    terminal: Display = Terminal() if sys.stdout.isatty() else Lines()
-    display = JsonLines() if as_json else terminal
+    display: Display = JsonLines() if as_json else _for_a_reader()
     ends = asyncio.run(_to_the_end(open_engine(context), begin, display))
     results = [end for end in ends if isinstance(end, Result)]
     for result in results:
@@ -39,6 +38,14 @@ def run(context: click.Context, begin: Begin, *, as_json: bool) -> list[Result]:
         if isinstance(end, BaseException):
             raise end
     return results
+
+
+def _for_a_reader() -> Display:
+    if not sys.stdout.isatty():
+        return Lines()
+    from fsm.cli.bars import Terminal
+
+    return Terminal()
 
 
 def open_engine(context: click.Context) -> Engine:

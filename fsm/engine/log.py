@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
-import structlog
 from attrs import frozen
 
 NAME = "fsm"
@@ -37,17 +38,12 @@ def event_log(logger: Logger | None = None) -> EventLog:
     Nobody's configuration is changed. What the logger raises harms nobody.
     """
     if logger is None:
-        if structlog.is_configured():
+        # Nobody has configured what was never imported, and its import takes long: it brings Rich along.
+        structlog = sys.modules.get("structlog")
+        if structlog is not None and structlog.is_configured():
             return _Unfailing(cast(EventLog, structlog.get_logger(NAME)))
         logger = logging.getLogger(NAME)
-    if not isinstance(logger, logging.Logger):
-        return _Unfailing(logger)
-    wrapped = structlog.wrap_logger(
-        logger,
-        processors=[structlog.stdlib.filter_by_level, structlog.processors.JSONRenderer(default=str)],
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    return _Unfailing(cast(EventLog, wrapped))
+    return _Unfailing(_JsonMessages(logger) if isinstance(logger, logging.Logger) else logger)
 
 
 @frozen
@@ -67,3 +63,23 @@ class _Unfailing:
     def warning(self, event: str, /, **fields: Any) -> None:
         with suppress(Exception):
             self._log.warning(event, **fields)
+
+
+@frozen
+class _JsonMessages:
+    """A logger of the standard library that gets each event as a line of JSON."""
+
+    logger: logging.Logger
+
+    def debug(self, event: str, /, **fields: Any) -> None:
+        self._log(logging.DEBUG, event, fields)
+
+    def info(self, event: str, /, **fields: Any) -> None:
+        self._log(logging.INFO, event, fields)
+
+    def warning(self, event: str, /, **fields: Any) -> None:
+        self._log(logging.WARNING, event, fields)
+
+    def _log(self, level: int, event: str, fields: dict[str, Any]) -> None:
+        if self.logger.isEnabledFor(level):
+            self.logger.log(level, "%s", json.dumps({**fields, "event": event}, default=str))
