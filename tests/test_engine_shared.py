@@ -10,6 +10,8 @@ from attrs import evolve
 from fsm.engine import shared
 from fsm.engine.plan import MergeChoice, StorageChoice
 from fsm.hypervisor.simulated import Moment, SimulatedDisk
+from fsm.hypervisor.simulated.storage import SimulatedStorage
+from fsm.hypervisor.values import FileFacts
 from tests.lives import Life, Point
 from tests.simulation import DESTINATION, IMAGES, ON_SHARED, SHARED, SOURCE, Simulation, check_end, simulate
 
@@ -140,6 +142,33 @@ async def test_a_link_out_of_the_shared_directory_is_found_before_anything_moves
     assert "is not the file that the source has" in result.cause
     assert not [call for call in world.calls if call.name == "migrate"]
     await check_end(simulation, result)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_shared_base_that_the_destination_shows_late_is_left_alone(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS does where it is mounted with nocto. An empty raw base looks like a copy that was just made."""
+    simulation = await simulate()
+    world, hidden, stat = simulation.world, {f"{SHARED}/a.qcow2", f"{SHARED}/b.raw"}, SimulatedStorage.stat
+    full, empty = sorted(hidden)
+    disks = SimulatedDisk("vda", full), SimulatedDisk("vdb", empty, format="raw", written=())
+    uuid = world.add_domain(SOURCE, "plain", disks)
+
+    async def old_stat(storage: SimulatedStorage, path: str) -> FileFacts | None:
+        found = await stat(storage, path)
+        return None if storage._uri == DESTINATION and path in hidden else found
+
+    monkeypatch.setattr(SimulatedStorage, "stat", old_stat)
+    seen_at = {"before": ("create_overlays", SOURCE), "after": ("create_sparse", DESTINATION)}
+    call, host = seen_at[when]
+    world.at(call, hidden.clear, host=host)
+    result = await simulation.migrate(domain="plain", **AUTO)
+    assert result.state == "rolled-back"
+    assert ("has appeared" if when == "before" else "exists already") in result.cause
+    assert removed(simulation).isdisjoint({full, empty})
+    assert world.running_at(uuid) == [SOURCE]
+    assert world.lost_writes(uuid, at=SOURCE) == []
 
 
 async def test_a_mirror_into_a_shared_base_is_refused() -> None:

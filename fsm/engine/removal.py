@@ -18,14 +18,16 @@ def is_ours(context: Context, copy: Base, found: FileFacts) -> bool:
     """Whether a file at a copy's path was made by this migration.
 
     The journal says so; or the engine died between making the file and recording it: then the file has just
-    the planned length and no data, and there is nothing in it that could be lost. What is known from a
-    domain's marker alone must have the planned length, as a copy has on which no guest has run, and the path
-    of a disk that the domain has: another path is nothing but the word of whoever may describe the domain.
+    the planned length and no data, and there is nothing in it that could be lost. Where the base has no data
+    either that tells nothing: storage that both hosts share may have shown the destination late that it is
+    the base itself. What is known from a domain's marker alone must have the planned length, as a copy has on
+    which no guest has run, and the path of a disk that the domain has: another path is nothing but the word
+    of whoever may describe the domain.
     """
     as_planned = found.size_bytes == copy.size_bytes
     borne_out = as_planned and copy.path not in context.planned.moved.values()
     made = copy.path in context.history.created and (borne_out or not context.history.adopted)
-    return made or (as_planned and found.allocated_bytes == 0)
+    return made or (as_planned and found.allocated_bytes == 0 < copy.allocated_bytes)
 
 
 async def remove_source_overlays(context: Context) -> None:
