@@ -329,10 +329,14 @@ def boot_file_missing(file: BootFile, domain_name: str, uri: str) -> Finding:
 
 
 def path_taken(path: str, uri: str) -> Finding:
-    """A file that would have to be made exists already; it is never overwritten."""
+    """A file that would have to be made exists already; it is never overwritten.
+
+    It may even be the source's own, in a directory that both hosts share and whose news are shown late.
+    """
     return Finding(
         "path-taken",
         uri,
         f"{path} exists already and is not overwritten",
-        "if it is an old copy that nobody needs, remove it",
+        "if it is an old copy that nobody needs, remove it; "
+        "not before --storage shared has been tried if both hosts may share it: that waits longer to see it",
     )
