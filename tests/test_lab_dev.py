@@ -24,6 +24,7 @@ SMALLEST = {
     "./dev mutants": "./dev mutants -k the_list",
     "./dev faults": "./dev faults --state planned --fault engine-transition-after-intent --json results.json",
     "./dev matrix": "./dev matrix --pair {suite}:{suite} --merge commit --storage copy --json results.json",
+    "./dev nfs": "./dev nfs --collect-only",
 }
 """Of each command that is not called by what must pass before a change lands."""
 
@@ -58,3 +59,8 @@ def test_one_fault_in_one_state(tmp_path: Path) -> None:
 def test_one_migration_between_hosts_of_one_version(tmp_path: Path) -> None:
     (row,) = run("./dev matrix", tmp_path)
     assert (row["verdict"], row["ended"]) == (RIGHT, "committed")
+
+
+@pytest.mark.skipif(not shutil.which("linux.uml"), reason="./dev nfs would install User-Mode Linux first")
+def test_the_machine_that_has_nfs_comes_up(tmp_path: Path) -> None:
+    run("./dev nfs", tmp_path)

@@ -21,8 +21,9 @@ from fsm.errors import ActionFailed, HostError
 from fsm.hypervisor.port import Host
 from fsm.hypervisor.values import DomainFacts, FileFacts, Overlay
 
-# A file system that is not coherent may show a new file late; NFS keeps what it knows of a directory for up
-# to a minute (acdirmax in nfs(5)). Whoever says that the storage is shared is believed to be worth the wait.
+# A file system that is not coherent may show a new file late. NFS looks anew whenever a directory is opened,
+# but where it is mounted with nocto it keeps what it knows for up to a minute (acdirmax in nfs(5)). Whoever
+# says that the storage is shared is believed to be worth the wait.
 _LOOKS = {StorageChoice.AUTO: 3, StorageChoice.SHARED: 60}
 _LOOK_AGAIN_S = 1.0
 _NOT_SEEN = "what the source puts beside it does not appear there"
