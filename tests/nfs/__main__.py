@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.endings import end_as_errors_do
+
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 3600
 """For all of it; a machine that hangs is ended."""
@@ -20,6 +22,7 @@ def main(words: list[str]) -> int:
     if os.geteuid() != 0:
         print("only root can make the namespaces of a lab", file=sys.stderr)  # noqa: T201
         return 2
+    end_as_errors_do()
     with tempfile.TemporaryDirectory(prefix="fsm-nfs-", dir="/var/tmp") as name:
         directory = Path(name)
         options = ["-v", "-p", "no:cacheprovider", f"--timeout={LIMIT_S}", "--basetemp=/scratch/tests"]
@@ -29,12 +32,27 @@ def main(words: list[str]) -> int:
         with disk.open("wb") as file:
             file.truncate(DISK_BYTES)
         subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
-        subprocess.run(["timeout", "--kill-after=10", str(LIMIT_S), *machine(directory)], check=False)
+        boot(machine(directory))
         code = directory / "code"
         if not code.exists():
             print("the machine has ended before its tests", file=sys.stderr)  # noqa: T201
             return 1
         return int(code.read_text("ascii"))
+
+
+def boot(command: list[str]) -> None:
+    """Run the machine until it switches itself off."""
+    with subprocess.Popen(command) as process:
+        try:
+            process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            print(f"it has not ended within {LIMIT_S} s", file=sys.stderr)  # noqa: T201
+        finally:
+            process.terminate()  # its processes end with it
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def machine(directory: Path) -> list[str]:

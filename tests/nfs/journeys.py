@@ -71,9 +71,9 @@ def journey(rig: Rig, spec: GuestSpec, *options: str, harm: Harm | None = None) 
     return code
 
 
-@pytest.mark.parametrize(("name", "options"), [("v4", V4), ("v3", V3)])
-def test_there_and_back(rig: Rig, name: str, options: str) -> None:
-    """One disk past the hosts' caches and one through them; a failure, and a snapshot at the destination."""
+@contextmanager
+def guest(rig: Rig, name: str, options: str) -> Iterator[GuestSpec]:
+    """On the first host, with a disk past the hosts' caches and one through them, both on the export."""
     disks = tuple(
         DiskSpec(target=target, size_mib=32, data_mib=4, path=f"{SHARED}/{target}.qcow2", cache=cache)
         for target, cache in (("vda", "none"), ("vdb", "writeback"))
@@ -82,13 +82,26 @@ def test_there_and_back(rig: Rig, name: str, options: str) -> None:
     spec = GuestSpec(name=name, disks=disks, snapshots=snapshots, live_snapshots=False, ring=RING)
     with mounted(rig, name, options, options):
         rig.lab.define_guest(rig.alpha, spec)
+        yield spec
+        rig.destroy(spec)
+
+
+@pytest.mark.parametrize("options", [V4, V3])
+def test_there_and_back(rig: Rig, options: str) -> None:
+    """And to a snapshot in between."""
+    with guest(rig, f"there-{options[5]}", options) as spec:
         assert journey(rig, spec, "--storage=shared") == COMMITTED
-        assert journey(rig, spec, harm=lambda _, destination: destination.kill_qemu(name)) == ROLLED_BACK
-        there = Guest(rig.beta, name, spec)
+        there = Guest(rig.beta, spec.name, spec)
         revert(there, "s1")
         start(there)
         assert journey(rig, spec) == COMMITTED
-        rig.destroy(spec)
+
+
+@pytest.mark.parametrize("options", [V4, V3])
+def test_qemu_killed_at_the_destination(rig: Rig, options: str) -> None:
+    with guest(rig, f"killed-{options[5]}", options) as spec:
+        code = journey(rig, spec, harm=lambda _, destination: destination.kill_qemu(spec.name))
+        assert code == ROLLED_BACK
 
 
 def copies_failed(event: Event) -> bool:
