@@ -61,6 +61,7 @@ def test_nothing_is_lost_by_it(rig: Rig, merge: str) -> None:
     check_kept(rig, WEB, before, destination, watch.acks)
 
 
+@pytest.mark.long
 def test_over_a_slow_link(rig: Rig) -> None:
     source = here(rig)
     destination = rig.other(source)
@@ -93,6 +94,7 @@ def test_of_a_seed_only_the_differences_are_sent(rig: Rig) -> None:
         destination.path(seed).unlink()
 
 
+@pytest.mark.long
 def test_taken_up_again_it_sends_the_rest(rig: Rig) -> None:
     source = here(rig)
     destination = rig.other(source)
