@@ -1,6 +1,8 @@
-"""Who stands on a file is found by its pool's name as well: a definition may name its disk so."""
+"""Who stands on a file is found by its pool's name, and by another path of it, as well."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 
@@ -19,6 +21,16 @@ def by_volume(simulation: Simulation, uri: str, uuid: str, path: str, pool: str)
         named = (record.definition or "").replace(f'file="{path}"', f'pool="{pool}" volume="{name}"')
         record.definition = named.replace('type="file" device', 'type="volume" device')
         assert "pool=" in named
+
+
+async def keeps_its_template(simulation: Simulation, other_domain: Callable[[], object]) -> None:
+    """The migration that the other domain comes into is rolled back, and leaves what that stands on."""
+    world = simulation.world
+    world.at_moment(simulation.uuid, Moment.MIRROR, other_domain)
+    result = await simulation.migrate(merge=MergeChoice.COMMIT)
+    assert result.state == "rolled-back"
+    assert {GOLDEN, MIDDLE} <= set(world.files(DESTINATION))
+    assert all("on which domain clone stands" in left for left in result.left_behind)
 
 
 @pytest.mark.parametrize("pool", ["images", "no-such"])
@@ -52,11 +64,7 @@ async def test_a_template_stays_that_a_volume_stands_on() -> None:
         by_volume(simulation, DESTINATION, clone, top, "srv")
         world.kill_qemu(DESTINATION, uuid)
 
-    world.at_moment(uuid, Moment.MIRROR, other_domain)
-    result = await simulation.migrate(merge=MergeChoice.COMMIT)
-    assert result.state == "rolled-back"
-    assert {GOLDEN, MIDDLE} <= set(world.files(DESTINATION))
-    assert all("on which domain clone stands" in left for left in result.left_behind)
+    await keeps_its_template(simulation, other_domain)
 
 
 LINK = "/srv/linked"
@@ -111,8 +119,4 @@ async def test_a_template_stays_that_a_domain_has_by_a_linked_directory() -> Non
         world.add_domain(DESTINATION, "clone", [disk], state=DomainState.SHUT_OFF)
         world.kill_qemu(DESTINATION, uuid)
 
-    world.at_moment(uuid, Moment.MIRROR, other_domain)
-    result = await simulation.migrate(merge=MergeChoice.COMMIT)
-    assert result.state == "rolled-back"
-    assert {GOLDEN, MIDDLE} <= set(world.files(DESTINATION))
-    assert all("on which domain clone stands" in left for left in result.left_behind)
+    await keeps_its_template(simulation, other_domain)

@@ -10,7 +10,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from fsm.errors import BadInput, HostError, HostUnreachable, OutcomeUnknown
+from fsm.errors import HostError, HostUnreachable, OutcomeUnknown
 from fsm.hypervisor.libvirt import LibvirtConnector, channel, migration, session, volumes
 from fsm.hypervisor.libvirt.host import LibvirtHost
 from fsm.hypervisor.libvirt.link import Link
@@ -331,12 +331,6 @@ async def test_what_libvirt_can_not_be_told_is_an_error_of_the_host(opened: list
             with pytest.raises(HostError, match=why):
                 await call("question", work)
     await link.close()
-
-
-def test_a_uri_of_other_bytes_is_bad_input() -> None:
-    for uri in ("qemu+tcp://\udcff/system", "\udcff"):
-        with pytest.raises(BadInput, match="no URI of a QEMU host"):
-            LibvirtConnector().open_channel(uri)
 
 
 async def test_a_directory_that_no_pool_can_show_is_an_error_of_the_host(opened: list[Connection]) -> None:

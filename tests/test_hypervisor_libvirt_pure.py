@@ -9,8 +9,8 @@ from concurrent.futures import CancelledError
 import libvirt
 import pytest
 
-from fsm.errors import HostError, HostUnreachable, NotFound, OutcomeUnknown
-from fsm.hypervisor.libvirt import errors, pools, snapshots, words
+from fsm.errors import BadInput, HostError, HostUnreachable, NotFound, OutcomeUnknown
+from fsm.hypervisor.libvirt import LibvirtConnector, errors, pools, snapshots, words
 from fsm.hypervisor.libvirt.watch import Watches
 from fsm.hypervisor.libvirt.workers import Workers, run_alone
 from fsm.hypervisor.uris import safe_uri
@@ -176,3 +176,9 @@ def test_a_watch_of_a_closed_event_loop_is_harmless() -> None:
 
     asyncio.run(leave())
     watches.notify(None)
+
+
+def test_a_uri_of_other_bytes_is_bad_input() -> None:
+    for uri in ("qemu+tcp://\udcff/system", "\udcff"):
+        with pytest.raises(BadInput, match="no URI of a QEMU host"):
+            LibvirtConnector().open_channel(uri)
